@@ -1,0 +1,56 @@
+"""Limits: every bound of the market, each with its reason. Nothing here grows without one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# The wire.
+PROTOCOL_VERSION: Final = 1
+ENVELOPE_BYTES_MAX: Final = 256 * 1024  # the pubsub frame cap; one message never fills it
+GOSSIP_BYTES_MAX: Final = 16 * 1024  # 10 KiB of offers at most per second and peer is 1 % of a core
+DEPTH_MAX: Final = 8  # the deepest message of ours nests 5 values
+CLOCK_SKEW_S: Final = 30  # a laptop without NTP still trades
+ENVELOPE_LIFETIME_MAX_S: Final = 24 * 3600  # nothing signed for gossip lives longer than a day
+
+# The book.
+OFFERS_PER_PEER_MAX: Final = 64  # one Sybil costs us at most 64 rows of the book
+OFFERS_MAX: Final = 1_000_000  # 40 MB of columns
+OFFER_LIFETIME_MAX_S: Final = 3600  # a silent provider is out of every book within the hour
+UNITS_PER_PROVIDER: Final = 256  # the on-chain unit map is one word
+CACHED_IMAGES_MAX: Final = 32  # enough for a rig's warm set, 1 KiB of an offer
+
+# Demands and quotes.
+ANSWERS_MAX: Final = 8  # K: how many providers answer one demand
+ACCELERATOR_CHOICES_MAX: Final = 16  # an any-of list is written by hand
+REGIONS_MAX: Final = 32
+NODES_MAX: Final = 64  # a gang across providers
+DEMANDS_PER_PEER_MAX: Final = 64  # pending demands we remember of one requester
+QUOTES_PER_DEMAND_MAX: Final = 32  # K plus latecomers; a flood of quotes is dropped
+QUOTE_WINDOW_S: Final = 2.0  # how long a requester listens before it chooses
+HOLD_S: Final = 30  # a hold outlives the quote window, staging answers and one block
+
+# Jobs.
+NAME_CHARS_MAX: Final = 64
+COMMAND_BYTES_MAX: Final = 32 * 1024
+ENVS_MAX: Final = 128
+ENV_BYTES_MAX: Final = 8 * 1024
+FILES_MAX: Final = 256  # inputs and results named in one message; larger trees travel as one tar
+ARTIFACT_BYTES_MAX: Final = 64 * 1024**3
+LOG_BYTES_MAX: Final = 64 * 1024**2  # what the shim keeps of one job's output
+LOG_READ_BYTES_MAX: Final = 64 * 1024
+JOB_FILE_BYTES_MAX: Final = 256 * 1024
+JOB_DURATION_MAX_S: Final = 30 * 24 * 3600
+ATTEMPTS_MAX: Final = 16  # agreements one job may use up before it fails
+JOBS_MAX: Final = 10_000
+AGREEMENTS_MAX: Final = 20_000
+HISTORY_MAX: Final = 128  # state changes remembered per job
+
+# Conversation.
+RETRY_S: Final = 2.0  # a duty is performed at most once in this time
+RETRY_CHAIN_S: Final = 6.0  # a transaction needs a block before it makes sense to try again
+LOST_INTERVALS: Final = 3  # silence of so many heartbeat intervals ...
+LOST_CONTACTS: Final = 3  # ... and as many failed direct contacts mean a provider is lost
+EVENTS_PER_BEAT_MAX: Final = 1024  # a beat of the keeper stays short under a flood
+REQUEST_TIMEOUT_S: Final = 10.0
+CHUNK_BYTES: Final = 1024 * 1024  # one unit of credit in a transfer
+CREDIT_CHUNKS: Final = 2  # at most so many unacknowledged chunks in flight

@@ -1,0 +1,232 @@
+"""Messages: the closed union of what peers say to one another, and the envelope it travels in.
+
+Knows fields and bounds; signing, transport and meaning are elsewhere. `docs/PROTOCOL.md` is
+generated from this file: each docstring is the protocol's text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated
+
+from market.codec import (
+    U16,
+    U32,
+    U40,
+    U63,
+    ChainSignature,
+    Count,
+    Hash,
+    Id,
+    PeerKey,
+    Text64,
+    Text256,
+)
+from market.limits import ENVELOPE_BYTES_MAX, ENVS_MAX, FILES_MAX, LOG_READ_BYTES_MAX
+from market.terms import Artifact, Demand, Heartbeat, Manifest, Offer, Sealed, Terms, Voucher
+
+
+class WorkState(Enum):
+    """Where the provider's sandbox is with the job."""
+
+    WAITING = "waiting"
+    STAGING = "staging"
+    RUNNING = "running"
+    EXITED = "exited"
+    BROKEN = "broken"  # it could not be staged or started; the report says why
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """Gossip, provider: its live offers, all of them; what is missing is withdrawn."""
+
+    offers: Annotated[tuple[Offer, ...], Count(0, 16)]
+    page: U16
+    pages: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Gossip, requester: a demand, published once per matching round."""
+
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """Gossip, requester: the demand is met or withdrawn; stop answering it."""
+
+    demand_id: Id
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """Direct, provider to requester: a binding answer to a demand, backed by a hold on its units.
+
+    `terms` are signed by the provider's operator key. The hold is kept until `hold_until_s`.
+    """
+
+    demand_id: Id
+    offer: Offer
+    terms: Terms
+    provider_signature: ChainSignature
+    image_cached: bool
+    ready_in_ms: U32
+    hold_until_s: U40
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Direct, requester to provider: the countersigned terms and what is to be run."""
+
+    agreement: Hash
+    requester_signature: ChainSignature
+    manifest: Manifest
+    secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Direct, requester to provider: the quote is not taken; free the hold now."""
+
+    agreement: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Direct, requester to provider: end the job; the grace of its manifest applies."""
+
+    agreement: Hash
+    reason: Text256
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the provider says of the work. Its hash is signed in the heartbeat beside it."""
+
+    work: WorkState
+    exit_code: U16  # 0..255; meaningful when exited
+    out_of_memory: bool
+    reason: Text256
+    cpu_ms: U63
+    memory_bytes: U63
+    gpu_ppm: U32
+    log_bytes: U63
+    checkpoint: Artifact | None
+    checkpoint_step: U32  # how many checkpoints there were before this one
+    results: Annotated[tuple[Artifact, ...], Count(0, FILES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """Direct, provider to requester: one heartbeat, signed for the chain, and its report."""
+
+    heartbeat: Heartbeat
+    signature: ChainSignature
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Direct, requester to provider: a voucher, signed for the chain."""
+
+    voucher: Voucher
+    signature: ChainSignature
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Direct, requester to provider: are you there, and what is the newest beat?"""
+
+    agreement: Hash
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """Direct, requester to provider: the job's output from `offset` on."""
+
+    agreement: Hash
+    offset: U63
+
+
+@dataclass(frozen=True, slots=True)
+class LogPart:
+    """Reply: log bytes from `offset`; `more` says that there are further ones already."""
+
+    offset: U63
+    data: Annotated[bytes, Count(0, LOG_READ_BYTES_MAX)]
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Direct, on connect: the digests of live offers held here, for the other to fill gaps."""
+
+    known: Annotated[tuple[Hash, ...], Count(0, 4096)]
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """Reply: signed envelopes of live offers and demands that the asker did not name."""
+
+    envelopes: Annotated[tuple[Annotated[bytes, Count(1, ENVELOPE_BYTES_MAX)], ...], Count(0, 512)]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Reply: accepted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Reply: not accepted, with a code a program reads and a sentence a person reads."""
+
+    code: Text64
+    message: Text256
+
+
+Gossiped = Offers | Wanted | Unwanted
+Request = Quote | Accept | Release | Stop | Beat | Pay | Status | ReadLog | Sync
+Reply = Done | Refused | Beat | LogPart | Synced
+Message = Gossiped | Request | Reply
+
+KINDS: dict[str, type[Message]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        *(Offers, Wanted, Unwanted),
+        *(Quote, Accept, Release, Stop, Beat, Pay, Status, ReadLog, Sync),
+        *(Done, Refused, LogPart, Synced),
+    )
+}
+"""Every message by the word that names it in the envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """The signed part of every message: who says what, on which network, when and until when.
+
+    `sequence` grows with each envelope of one author (Unix nanoseconds will do). `to` is the peer
+    it is meant for, or 32 zero bytes when gossiped: a direct message cannot be shown to another.
+    """
+
+    version: U16
+    network: Text64
+    kind: Text64
+    author: PeerKey
+    to: PeerKey
+    sequence: U63
+    issued_at_ms: U63
+    expires_at_ms: U63
+    body: Annotated[bytes, Count(1, ENVELOPE_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What goes over the wire: the envelope's canonical bytes and an Ed25519 signature of them.
+
+    The signature is over `b"gridsouk/envelope/1\\n"` followed by the envelope's bytes.
+    """
+
+    envelope: Annotated[bytes, Count(1, ENVELOPE_BYTES_MAX)]
+    signature: Annotated[bytes, Count(64, 64)]

@@ -1,0 +1,582 @@
+"""Ports: the waist of the house. What the node needs from the world, in the market's own words.
+
+`node/live.py` fills them with the real network, chain, sandbox and disk; `tests/simulation` with
+simulated ones. Adapters hold no rules. Every method may be cancelled; those that may fail raise a
+`MarketError` child named here, and never anything of the library beneath.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from market.signing import Domain
+from market.terms import Artifact, Heartbeat, Manifest, Settlement, Terms, Voucher
+from market.units import UnixTime
+
+# The network.
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One gossip message, its bytes still unverified. `via` is the peer that handed it to us."""
+
+    topic: str
+    data: bytes
+    via: bytes
+
+
+class Gossip(Protocol):
+    """Broadcast to every peer that carries the topic; at most once, perhaps never."""
+
+    async def publish(self, topic: str, data: bytes) -> None:
+        """Hand `data` to the mesh. Returns when queued; raises LimitError if it is too large."""
+
+    def heard(self) -> AsyncIterator[Heard]:
+        """Every message of the topics this node carries, until cancelled; never our own.
+
+        A consumer that falls far behind loses the oldest, counted in `statistics()`.
+        """
+
+    def blame(self, via: bytes) -> None:
+        """The peer relayed something malformed: a strike; enough of them and it is cut off."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """One connected peer: its key, address, and smoothed round trip (None: not yet measured)."""
+
+    peer: bytes
+    address: str
+    outbound: bool
+    rtt_us: int | None
+    connected_at: UnixTime
+
+
+class Channel(Protocol):
+    """A framed two-way stream to one authenticated peer, with credit: `send` waits for the reader.
+
+    Frames are at most CHUNK_BYTES. It is closed by leaving the `async with` it came from.
+    """
+
+    @property
+    def peer(self) -> bytes:
+        """The key of the peer at the other end, proven by the handshake."""
+
+    async def send(self, frame: bytes) -> None:
+        """Queue one frame. Raises UnreachableError if the peer is gone."""
+
+    async def receive(self) -> bytes | None:
+        """The next frame, or None once the peer has closed. Raises UnreachableError if it died."""
+
+
+Answerer = Callable[[bytes, bytes], Awaitable[bytes]]
+"""(peer, request bytes) -> reply bytes. It must not raise for anything a peer may send."""
+
+ChannelHandler = Callable[[Channel], Awaitable[None]]
+
+
+class Link(Protocol):
+    """Direct conversation with one peer, authenticated by its Ed25519 key."""
+
+    def answer(self, answerer: Answerer) -> None:
+        """Set, once and before the network runs, who answers requests."""
+
+    def accept(self, protocol: str, handler: ChannelHandler) -> None:
+        """Set, once and before the network runs, who serves channels of this protocol."""
+
+    async def request(self, peer: bytes, data: bytes, *, timeout_s: float) -> bytes:
+        """Ask and wait for the reply (each at most ENVELOPE_BYTES_MAX).
+
+        Raises UnreachableError on no route, no answer in time, or a broken stream.
+        """
+
+    def open(self, peer: bytes, protocol: str) -> AbstractAsyncContextManager[Channel]:
+        """A channel of `protocol` to `peer`. Entering raises UnreachableError."""
+
+    async def connect(self, address: str) -> bytes:
+        """Dial a multiaddress that names its peer; returns the peer's key. UnreachableError."""
+
+    def peers(self) -> tuple[PeerInfo, ...]:
+        """Who is connected now, by key."""
+
+    def joined(self) -> AsyncIterator[bytes]:
+        """The key of each peer as it connects, from now on."""
+
+    def addresses(self) -> tuple[str, ...]:
+        """Where others can dial this node, each ending in its peer id."""
+
+    def statistics(self) -> dict[str, int]:
+        """Counters for people and metrics: messages, duplicates, invalid, bytes, peers."""
+
+
+# The chain.
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """Lock deposit, stake and units of the agreement."""
+
+    terms: Terms
+    requester_signature: bytes
+    provider_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Draw what the voucher promises; the agreement goes on."""
+
+    terms: Terms
+    voucher: Voucher
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Provider: end with this voucher; at once if it is the last, else after the window."""
+
+    terms: Terms
+    voucher: Voucher
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSigned:
+    """End at once as both signed."""
+
+    terms: Terms
+    settlement: Settlement
+    requester_signature: bytes
+    provider_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequesterClose:
+    """Requester: end; the provider has the window to bring its best voucher."""
+
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderClose:
+    """Provider: end without a (better) voucher."""
+
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Finalize:
+    """Anybody: a deadline has passed; divide the money."""
+
+    terms: Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Requester, paid up by this voucher: let the provider prove that it lives."""
+
+    terms: Terms
+    voucher: Voucher
+    signature: bytes
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Provider: a heartbeat that names the challenge's nonce."""
+
+    terms: Terms
+    heartbeat: Heartbeat
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slash:
+    """Anybody: the challenge was not answered in its window."""
+
+    terms: Terms
+
+
+ChainOrder = (
+    Open
+    | Claim
+    | Settle
+    | CloseSigned
+    | RequesterClose
+    | ProviderClose
+    | Finalize
+    | Challenge
+    | Answer
+    | Slash
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The agreement is funded. `at_s` is the block's timestamp."""
+
+    agreement: bytes
+    at_s: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """`paid` base units were paid so far, in total."""
+
+    agreement: bytes
+    paid: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Challenged:
+    """The provider must answer `nonce` before `deadline_s`."""
+
+    agreement: bytes
+    nonce: int
+    deadline_s: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The provider answered; the agreement is open again."""
+
+    agreement: bytes
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """One side began to end it; anybody may finalize after `deadline_s`."""
+
+    agreement: bytes
+    by_provider: bool
+    deadline_s: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Over: `paid` in total to the provider, `refunded` to the requester, stake released."""
+
+    agreement: bytes
+    paid: int
+    refunded: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Slashed:
+    """Stake was taken: `to_victim` of it paid to the requester, `burned` destroyed.
+
+    A `Closed` fact of the same transaction follows it.
+    """
+
+    agreement: bytes
+    slashed: int
+    to_victim: int
+    burned: int
+    tx: bytes
+
+
+ChainFact = Opened | Claimed | Challenged | Answered | Closing | Closed | Slashed
+
+
+@dataclass(frozen=True, slots=True)
+class ChainBatch:
+    """Confirmed facts, in chain order, up to and including block `block` of time `at_s`."""
+
+    block: int
+    at_s: int
+    facts: tuple[ChainFact, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What the escrow holds for one wallet, in base units, and what its operator may use."""
+
+    wallet: bytes
+    free: int
+    stake: int  # staked and not locked by an agreement
+    locked: int  # stake locked by agreements
+    thawing: int
+    thaws_at_s: int
+    operator_allowance: int
+    operator_expires_at_s: int
+    tokens: int  # in the wallet itself
+    gas: int  # native coin of the operator key, wei
+    units: int  # bitmap of the wallet's taken units
+
+
+@dataclass(frozen=True, slots=True)
+class ChainInfo:
+    """Which contract this node trades on, and the rules it was deployed with."""
+
+    domain: Domain
+    token: bytes
+    symbol: str
+    decimals: int
+    window_min_s: int
+    claim_window_min_s: int
+    explorer: str
+
+
+class Chain(Protocol):
+    """The escrow contract, as the market sees it."""
+
+    @property
+    def info(self) -> ChainInfo:
+        """Fixed after start-up."""
+
+    async def submit(self, order: ChainOrder) -> bytes:
+        """Send it, wait until it is mined, return the transaction hash.
+
+        Safe to repeat: an order already carried out raises ChainRefusedError, whose `reason` is
+        the contract's error name. Raises ChainError if the chain cannot be reached or is too slow.
+        """
+
+    def facts(self, after_block: int) -> AsyncIterator[ChainBatch]:
+        """Every confirmed batch after that block, for ever; also empty ones, as time signals.
+
+        Facts come once each, in order, at the network's depth, and are never taken back.
+        """
+
+    async def account(self, wallet: bytes, operator: bytes) -> Account:
+        """The ledger of one wallet. Raises ChainError."""
+
+
+# The sandbox.
+
+
+class RunState(Enum):
+    """What the sandbox finds when it looks."""
+
+    ABSENT = "absent"
+    PREPARED = "prepared"
+    RUNNING = "running"
+    EXITED = "exited"
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at one job. `metered_s` counts the seconds its container has run, over restarts."""
+
+    state: RunState
+    metered_s: float = 0.0
+    exit_code: int = 0
+    signal: int = 0
+    out_of_memory: bool = False
+    timed_out: bool = False
+    cpu_ms: int = 0
+    memory_bytes: int = 0
+    gpu_ppm: int = 0
+    log_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """What to run and where: the job's own name in the sandbox, its manifest and its units.
+
+    `secrets` are opened variables, kept in memory only. Artifacts named by the manifest must be in
+    the blob store before `prepare`.
+    """
+
+    work_id: str
+    manifest: Manifest
+    units: tuple[int, ...]
+    secrets: tuple[tuple[str, str], ...] = ()
+
+
+class Sandbox(Protocol):
+    """Runs strangers' code. Each call is safe to repeat; work outlives the node."""
+
+    async def prepare(self, workspace: Workspace) -> None:
+        """Image, quota'd disk, inputs and the checkpoint to resume, in place. SandboxError."""
+
+    async def start(self, work_id: str) -> None:
+        """Start what was prepared; nothing if it runs or has run. SandboxError."""
+
+    async def observe(self, work_id: str) -> Observed:
+        """Look. Never raises for a work id it does not know: the state is ABSENT."""
+
+    async def read_log(self, work_id: str, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes of the job's output from `offset`; empty if there are none yet."""
+
+    async def checkpoint(self, work_id: str) -> Artifact | None:
+        """A consistent tar of the checkpoint directory into the blob store; None if it is empty.
+
+        The same content gives the same hash. Raises SandboxError if it cannot be read safely.
+        """
+
+    async def collect(self, work_id: str) -> tuple[Artifact, ...]:
+        """The job's outputs into the blob store, links and devices refused. SandboxError."""
+
+    async def stop(self, work_id: str, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL after the grace; returns when nothing of it runs."""
+
+    async def scrub(self, work_id: str) -> None:
+        """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
+
+    async def works(self) -> tuple[str, ...]:
+        """Every work id the sandbox knows, to re-adopt after a restart."""
+
+
+# The machine.
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """One rentable slot. `index` is its bit in the provider's unit map."""
+
+    index: int
+    name: str  # the GPU's model, or CPU
+    uuid: str  # of the GPU or MIG slice; empty for a CPU slot
+    ram_mib: int
+    declared: bool
+    cuda_vers: int = 0
+    driver_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class UnitHealth:
+    """The state of one unit now; None where it cannot be read."""
+
+    index: int
+    healthy: bool
+    reason: str
+    utilisation_ppm: int | None
+    memory_used_mib: int | None
+    temperature_c: int | None
+    power_w: int | None
+
+
+class Devices(Protocol):
+    """The machine's units, found by a driver or declared by their owner."""
+
+    def units(self) -> tuple[Unit, ...]:
+        """All rentable slots, by index."""
+
+    def health(self) -> tuple[UnitHealth, ...]:
+        """One look at each, by index."""
+
+
+class Blobs(Protocol):
+    """Content-addressed bytes on this machine's disk: images, inputs, checkpoints, results."""
+
+    async def size(self, hash_: bytes) -> int | None:
+        """Bytes of a complete blob, or None."""
+
+    async def partial(self, hash_: bytes) -> int:
+        """Bytes received so far of an incomplete blob: where to resume; 0 if there are none."""
+
+    async def read(self, hash_: bytes, offset: int, limit: int) -> bytes:
+        """A part of a complete blob; empty past its end. Raises NotFoundError."""
+
+    async def append(self, hash_: bytes, offset: int, data: bytes) -> None:
+        """Add to an incomplete blob; `offset` must be what `partial` says. LimitError."""
+
+    async def finish(self, hash_: bytes) -> int:
+        """Check the hash and keep it; on a mismatch discard it and raise IntegrityError."""
+
+    async def put(self, data: bytes) -> bytes:
+        """Keep small bytes; returns their hash."""
+
+    async def put_file(self, path: str) -> tuple[bytes, int]:
+        """Keep a file's bytes; returns hash and size."""
+
+    async def export(self, hash_: bytes, path: str) -> None:
+        """Write a complete blob to a file, replacing it in one step. Raises NotFoundError."""
+
+    async def discard(self, hash_: bytes) -> None:
+        """Forget a blob, complete or not."""
+
+
+# The node itself.
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One change of the journal: the value of (table, key) is now `data`, or is gone (None)."""
+
+    table: str
+    key: bytes
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line of a subject's story: what was learnt or done, when."""
+
+    at: UnixTime
+    subject: bytes
+    kind: str
+    text: str
+
+
+class Journal(Protocol):
+    """The node's memory. What `commit` returned from is there after a power cut."""
+
+    async def load(self) -> tuple[Write, ...]:
+        """Every live value, in (table, key) order."""
+
+    async def commit(self, writes: tuple[Write, ...], log: tuple[LogLine, ...]) -> None:
+        """All or nothing."""
+
+    async def story(self, subject: bytes, limit: int) -> tuple[LogLine, ...]:
+        """The newest lines about one agreement or job, oldest first."""
+
+
+class Signer(Protocol):
+    """The node's two keys: Ed25519 among peers, secp256k1 (the operator) towards the chain."""
+
+    @property
+    def peer(self) -> bytes:
+        """The Ed25519 public key, 32 bytes."""
+
+    @property
+    def operator(self) -> bytes:
+        """The operator's address, 20 bytes."""
+
+    def sign(self, data: bytes) -> bytes:
+        """An Ed25519 signature, 64 bytes."""
+
+    def sign_digest(self, digest: bytes) -> bytes:
+        """A chain signature r, s, v of 65 bytes, low s, v 27 or 28."""
+
+    def unseal(self, box: bytes) -> bytes:
+        """Open a sealed box meant for `peer`. Raises SignatureError."""
+
+
+class Clock(Protocol):
+    """Wall-clock time."""
+
+    def now(self) -> UnixTime:
+        """Seconds since 1970."""
+
+
+class Entropy(Protocol):
+    """Randomness nobody can guess."""
+
+    def token(self, size: int) -> bytes:
+        """So many random bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Everything a node is given."""
+
+    gossip: Gossip
+    link: Link
+    chain: Chain
+    sandbox: Sandbox
+    devices: Devices
+    blobs: Blobs
+    journal: Journal
+    signer: Signer
+    clock: Clock
+    entropy: Entropy
