@@ -282,8 +282,10 @@ def _requester_time(a: Agreement, now: UnixTime) -> Agreement:
     """When a requester stops believing: silence, overtime, staging without end, no last word."""
     silent_s = now - a.heard_at_ms / 1000
     if silent_s >= LOST_INTERVALS * a.interval_s and a.missed >= LOST_CONTACTS:
-        lost = _closing(a, now, Ending.LOST)
-        return replace(lost, reason=a.reason or f"silent for {silent_s:.0f} s")
+        if a.delivered:  # we have what we paid for; only the settlement is missing
+            return _closing(a, now, a.ending)
+        lost = replace(a, ending=Ending.LOST, reason=f"silent for {silent_s:.0f} s")
+        return _closing(lost, now, Ending.LOST)
     if a.ending is not Ending.NONE:
         waited_s = now - (a.ended_at_ms or a.heard_at_ms) / 1000
         # The provider settles after the last voucher; results may take longer to arrive.
