@@ -29,12 +29,14 @@ from market.units import PPM, parse_duration_s, parse_money, parse_size_mib
 
 T = TypeVar("T")
 
-KEYS: Final = frozenset(
-    ["name", "image", "resources", "num_nodes", "envs", "secrets", "file_mounts", "outputs", "run", "kind", "max_hourly_cost", "max_duration", "value_of_time", "estimate", "priority", "deadline", "min_reliability", "max_rtt", "verified", "job_recovery", "checkpoint", "ports"]
-)
-RESOURCE_KEYS: Final = frozenset(["accelerators", "cpus", "memory", "vram", "disk_size", "region", "cuda"])
-RECOVERY_KEYS: Final = frozenset(["max_attempts", "max_wait"])
-CHECKPOINT_KEYS: Final = frozenset(["path", "interval"])
+_KEYS = """name image resources num_nodes envs secrets file_mounts outputs run kind
+max_hourly_cost max_duration value_of_time estimate priority deadline min_reliability max_rtt
+verified job_recovery checkpoint ports"""
+KEYS: Final = frozenset(_KEYS.split())
+_RESOURCE_KEYS = "accelerators cpus memory vram disk_size region cuda"
+RESOURCE_KEYS: Final = frozenset(_RESOURCE_KEYS.split())
+RECOVERY_KEYS: Final = frozenset(("max_attempts", "max_wait"))
+CHECKPOINT_KEYS: Final = frozenset(("path", "interval"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -150,22 +152,27 @@ def _mapping(raw: Mapping[str, Any], key: str, keys: frozenset[str]) -> Mapping[
     return value
 
 
+_EXAMPLES: Final = {
+    "image": "image: base",
+    "run": "run: python train.py",
+    "max_hourly_cost": "max_hourly_cost: 0.60",
+    "max_duration": "max_duration: 2h",
+}
+
+
 def _required(raw: Mapping[str, Any], key: str, read: Callable[[Any], T]) -> T:
-    if raw.get(key) is None:
-        examples = {
-            "image": "image: base",
-            "run": "run: python train.py",
-            "max_hourly_cost": "max_hourly_cost: 0.60",
-            "max_duration": "max_duration: 2h",
-        }
-        raise SpecError(f"{key}: missing", hint=f"add a line like: {examples.get(key, key)}")
-    return _value(raw, key, read, None)  # type: ignore[arg-type]
+    value = raw.get(key)
+    if value is None:
+        raise SpecError(f"{key}: missing", hint=f"add a line like: {_EXAMPLES[key]}")
+    return _checked(key, value, read)
 
 
 def _value(raw: Mapping[str, Any], key: str, read: Callable[[Any], T], default: T) -> T:
     value = raw.get(key)
-    if value is None:
-        return default
+    return default if value is None else _checked(key, value, read)
+
+
+def _checked(key: str, value: Any, read: Callable[[Any], T]) -> T:
     try:
         return read(value)
     except SpecError as problem:
