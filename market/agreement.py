@@ -132,6 +132,7 @@ class Agreement:
     paid: U96 = 0
     # What the requester has fetched.
     checkpoint: Artifact | None = None
+    log_have: U63 = 0
     delivered: bool = False
     # The chain.
     nonce: U48 = 0  # drawn by the requester for a challenge

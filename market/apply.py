@@ -33,6 +33,7 @@ from market.events import (
     ContactFailed,
     Event,
     Halted,
+    LogPulled,
     Looked,
     NonceDrawn,
     OrderRefused,
@@ -74,6 +75,8 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_pay(agreement, event)
         case CheckpointPulled(checkpoint):
             after = replace(agreement, checkpoint=checkpoint)
+        case LogPulled(offset):
+            after = replace(agreement, log_have=max(agreement.log_have, offset))
         case ResultsPulled():
             after = replace(agreement, delivered=True)
         case NonceDrawn(nonce):

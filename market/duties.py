@@ -156,8 +156,16 @@ class PullCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class PullLog:
+    """Requester: fetch the job's output from `offset` on, as far as the newest heartbeat says."""
+
+    agreement: bytes
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class PullResults:
-    """Requester: fetch every result."""
+    """Requester: fetch the rest of the output and every result."""
 
     agreement: bytes
     results: tuple[Artifact, ...]
@@ -195,6 +203,7 @@ Duty = (
     | MakePay
     | SendPay
     | PullCheckpoint
+    | PullLog
     | PullResults
     | DrawNonce
     | Submit
@@ -349,7 +358,10 @@ def _fetch(a: Agreement) -> Iterator[Duty]:
     if a.ending is Ending.FINISHED:
         if not a.delivered:
             yield PullResults(a.id, a.report.results)
-    elif checkpoint is not None and checkpoint != a.checkpoint:
+        return
+    if a.log_have < a.report.log_bytes:
+        yield PullLog(a.id, a.log_have)
+    if checkpoint is not None and checkpoint != a.checkpoint:
         yield PullCheckpoint(a.id, checkpoint)
 
 

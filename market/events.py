@@ -137,6 +137,13 @@ class CheckpointPulled:
 
 
 @dataclass(frozen=True, slots=True)
+class LogPulled:
+    """Requester: the job's output is here up to this offset."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class ResultsPulled:
     """Requester: every result is here, checked by its hash."""
 
@@ -185,6 +192,7 @@ Event = (
     | PayTaken
     | PayHeard
     | CheckpointPulled
+    | LogPulled
     | ResultsPulled
     | NonceDrawn
     | OrderRefused

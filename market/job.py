@@ -14,7 +14,7 @@ from market.agreement import Agreement, Ending, Phase
 from market.codec import U8, U16, U32, U40, U63, U96, Count, Hash, Id, PeerKey, Text256
 from market.limits import ATTEMPTS_MAX, ENVS_MAX, HISTORY_MAX, NODES_MAX
 from market.messages import WorkState
-from market.terms import Artifact, Demand, Env, Manifest, Requirements
+from market.terms import Artifact, Demand, Manifest, Requirements, Sealed
 from market.units import UnixTime
 
 ROUND_WAIT_S: Final = 5.0  # a market that had no answer is asked again after so long ...
@@ -81,7 +81,7 @@ class Job:
     requirements: Requirements
     bid: Bid
     created_at_ms: U63
-    secrets: Annotated[tuple[Env, ...], Count(0, ENVS_MAX)] = ()
+    secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)] = ()  # sealed to ourselves
     state: JobState = JobState.PENDING
     reason: Text256 = ""
     round: U16 = 0

@@ -326,6 +326,19 @@ class Blobs(Protocol):
         """Forget a blob, complete or not."""
 
 
+class Logs(Protocol):
+    """The output of this node's own jobs, as fetched, kept after they end."""
+
+    async def append(self, job: bytes, offset: int, data: bytes) -> None:
+        """Add output; what lies before the end already is skipped, a gap is filled with nothing."""
+
+    async def read(self, job: bytes, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes from `offset`; empty at the end."""
+
+    async def size(self, job: bytes) -> int:
+        """How many bytes there are."""
+
+
 # The node itself.
 
 
@@ -378,6 +391,9 @@ class Signer(Protocol):
     def sign_digest(self, digest: bytes) -> bytes:
         """A chain signature r, s, v of 65 bytes, low s, v 27 or 28."""
 
+    def seal_for(self, peer: bytes, data: bytes) -> bytes:
+        """A sealed box (X25519) that only `peer` can open."""
+
     def unseal(self, box: bytes) -> bytes:
         """Open a sealed box meant for `peer`. Raises SignatureError."""
 
@@ -406,6 +422,7 @@ class Ports:
     sandbox: Sandbox
     devices: Devices
     blobs: Blobs
+    logs: Logs
     journal: Journal
     signer: Signer
     clock: Clock
