@@ -178,8 +178,7 @@ sync_environment() {
 # ---- system: what the sandbox is made of ---------------------------------------------------------
 
 system_title="system packages for the sandbox"
-system_hint="Install them by hand (apt-get install runc iproute2 busybox-static e2fsprogs
-    util-linux mount), then run the same command again."
+system_hint="Install by hand what it could not, then run the same command again."
 
 missing_packages() {
     command -v runc >/dev/null || printf 'runc '
@@ -215,7 +214,7 @@ system_install() {
 # ---- anvil: the local chain ----------------------------------------------------------------------
 
 anvil_title="anvil, the local chain"
-anvil_hint="Or set ANVIL to an anvil of your own."
+anvil_hint="Run the same command again, or set ANVIL to an anvil of your own."
 
 anvil_ready() {
     if [ -n "${ANVIL:-}" ] && [ -x "$ANVIL" ]; then
@@ -346,9 +345,11 @@ set_up_part() {
         return 0
     fi
     say " failed"
-    tail -n 15 "$LOG" | sed 's/^/    /' >&2
-    # shellcheck disable=SC2154,SC2086 # set by eval; one line, however it was wrapped above
-    die "could not set up $part_title (log: .tools/setup.log)." $part_hint
+    # the last lines of this part's log
+    awk '/^==== / { n = 0; next } { line[n++] = "    " $0 }
+        END { for (i = n > 15 ? n - 15 : 0; i < n; i++) print line[i] }' "$LOG" >&2
+    # shellcheck disable=SC2154 # set by eval
+    die "could not set up $part_title. $part_hint (log: .tools/setup.log)"
 }
 
 # One set-up at a time in one folder. The kernel drops the lock with its last holder, so a run that

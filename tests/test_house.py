@@ -311,14 +311,15 @@ def time_and_chance_stay_at_the_edge(file: SourceFile) -> Iterator[str]:
     if file.is_in(*EDGE):
         return
     for node in ast.walk(file.tree):
-        name = dotted(node) if isinstance(node, ast.Attribute) else ""
-        if isinstance(node, ast.ImportFrom) and node.module in EDGE_ONLY_MODULES:
-            name = f"{node.module}."
-        elif isinstance(node, ast.ImportFrom) and node.module == "os":
-            inner = [f"os.{alias.name}" for alias in node.names]
-            name = next((one for one in inner if one in EDGE_ONLY_NAMES), "")
-        if name in EDGE_ONLY_NAMES or ("." in name and name.split(".")[0] in EDGE_ONLY_MODULES):
-            yield f"{file.path}:{node.lineno}: {name} outside the edge; take it from a port"
+        if isinstance(node, ast.Attribute):
+            names = [dotted(node)]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name in EDGE_ONLY_NAMES or name.partition(".")[0] in EDGE_ONLY_MODULES:
+                yield f"{file.path}:{node.lineno}: {name} outside the edge; take it from a port"
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
