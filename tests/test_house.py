@@ -127,10 +127,11 @@ LONG_FILES: dict[str, int] = {}  # path: lines, for the few that are better whol
 LONG_FUNCTIONS: dict[str, int] = {}  # path:function: lines, likewise
 
 TODO_WITHOUT_NUMBER = re.compile(r"(#|//)\s*(TODO|FIXME|XXX)\b(?!\s*\(?#\d)")
-# Homes of people, and this very checkout. A container's own /work or /root is nobody's machine.
+# Homes of people, and this very checkout unless its folder is called what anybody would call it.
+# A container's own /work or /root is nobody's machine.
 MACHINE_PATH = re.compile(
     r"(?<![\w.])(/home/(?!user\b)[a-z]\w*/|/Users/[A-Za-z]\w*/|[A-Z]:\\Users\\|/root/\.\w)"
-    + (f"|{re.escape(str(ROOT))}\\b" if len(ROOT.parts) > 2 else "")
+    + (f"|{re.escape(str(ROOT))}\\b" if len(ROOT.parts) > 2 and ROOT.name != "gridsouk" else "")
 )
 
 
