@@ -29,6 +29,7 @@ class Mix:
     units: Ints
     allowed: Bools
     weight: Floats
+    cpu_per_gpu: float  # milli-cores that go with one GPU in this mix
 
 
 def usual_mix(shapes: Iterable[Shape], fleet: Fleet, popularity: float = POPULARITY) -> Mix:
@@ -53,12 +54,15 @@ def usual_mix(shapes: Iterable[Shape], fleet: Fleet, popularity: float = POPULAR
             break
         kept.append((shape, count))
         reached += count
+    cpu = sum(shape.cpu_milli * count for shape, count in kept if shape.units)
+    gpu = sum(shape.gpu_milli * count for shape, count in kept)
     return Mix(
         np.array([shape.cpu_milli for shape, _ in kept], np.int64),
         np.array([shape.milli for shape, _ in kept], np.int64),
         np.array([shape.units for shape, _ in kept], np.int64),
         np.array([fleet.allowed(shape) for shape, _ in kept]).reshape(len(kept), -1).T,
         np.array([count for _, count in kept], np.float64) / max(1, reached),
+        cpu * MILLI / gpu if gpu else 0.0,
     )
 
 
@@ -80,6 +84,17 @@ def stranded_milli(mix: Mix, cpu_left: Ints, gpu_left: Ints, model: Ints) -> Flo
     usable = np.einsum("ru,rum->rm", gpu_left, able)
     stranded: Floats = total - (np.where(hosted, usable, 0) @ mix.weight)
     return stranded
+
+
+def starved_milli(mix: Mix, cpu_left: Ints, gpu_left: Ints) -> Floats:
+    """Thousandths of GPU that the cores left on a machine will not serve, one per row.
+
+    By the mix's average of cores per GPU; `gpu_left` is summed over units. A machine with cores to
+    spare starves nothing.
+    """
+    if not mix.cpu_per_gpu:
+        return np.zeros(len(cpu_left))
+    return np.maximum(0.0, gpu_left - cpu_left * (MILLI / mix.cpu_per_gpu))
 
 
 def gradient(mix: Mix, fleet: Fleet, shape: Shape, rows: Ints) -> tuple[Floats, Ints]:

@@ -8,8 +8,10 @@ job that did not run in the round before pays a restart, steps are whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 
+from market.policy.finish import Standing
 from market.simulate.training import Throughputs, Training, profile_s, rescaled, wanted_batch
 
 ROUND_S = 120.0
@@ -17,6 +19,17 @@ RESTART_S = 20.0  # checkpoint and resume, as the published simulator charges th
 NEARLY_A_ROUND_S = 5.0  # a last, shorter round is not charged a restart
 OVERTIME = 1.5  # a job is cut off after so many times its profiled duration
 ROUNDS_MAX = 200_000  # a planner that runs nothing must not hang its caller
+
+
+class Knowledge(Enum):
+    """What the scheduler knows of durations.
+
+    PROFILE: the seconds of each epoch with its coming batch sizes, as Shockwave is given them.
+    PROGRESS: only the steps left at the speed of now, as any job reports them.
+    """
+
+    PROFILE = "profile"
+    PROGRESS = "progress"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +53,7 @@ class RoundJob:
         return sum(self.profile)
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """What a planner sees of an unfinished job at the start of a round."""
-
-    job_id: int
-    requester: str
-    arrival_s: float
-    units: int
-    isolated_s: float
-    left_s: float  # estimated from the profile and the epochs done
-    run_s: float
-    ran_last: bool
-
-
-Planner = Callable[[Sequence[Waiting], int, float], Sequence[int]]
+Planner = Callable[[Sequence[Standing], int, float], Sequence[int]]
 """(unfinished jobs, units, now) -> ids to run in this round; their units must fit."""
 
 
@@ -97,6 +96,7 @@ class RoundRun:
 class _Live:
     job: RoundJob
     training: Training
+    met: int
     run_s: float = 0.0
     finish_s: float | None = None
 
@@ -115,6 +115,7 @@ def run_rounds(
     planner: Planner,
     *,
     round_s: float = ROUND_S,
+    knowledge: Knowledge = Knowledge.PROFILE,
     progress: Callable[[int, int], None] | None = None,
 ) -> RoundRun:
     """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total)."""
@@ -128,13 +129,17 @@ def run_rounds(
     for index in range(ROUNDS_MAX):
         while coming and coming[-1].arrival_s <= now:
             job = coming.pop()
-            live[job.job_id] = _Live(job, job.training)
+            for other in live.values():
+                other.met += 1
+            live[job.job_id] = _Live(job, job.training, met=len(live) + 1)
         if not live:
             if not coming:
                 return RoundRun(tuple(jobs), units, finish, tuple(rounds), busy, moves, cut_off)
             now, before = coming[-1].arrival_s, frozenset()
             continue
-        seen = [_seen(one, one.job.job_id in before) for one in live.values()]
+        seen = [
+            _seen(one, knowledge, throughputs, one.job.job_id in before) for one in live.values()
+        ]
         chosen = _checked(planner(seen, units, now), live, units)
         length = max((_span(live[one], throughputs, round_s) for one in chosen), default=round_s)
         for one in chosen:
@@ -180,33 +185,24 @@ def _run(
         steps = int(steps * ((ran - RESTART_S) / ran))
         ran -= RESTART_S
     state.run_s += ran
-    state.training = Training(
-        training.model,
-        training.batch,
-        training.first_batch,
-        training.units,
-        training.mode,
-        training.steps,
-        training.steps_run + steps,
-    )
+    state.training = replace(training, steps_run=training.steps_run + steps)
     # The wish was made at the last round's end and comes into force with this one's.
     if wish != training.batch and state.training.steps_left > 0:
         state.training = rescaled(state.training, wish, throughputs)
     return ran
 
 
-def _seen(state: _Live, ran_last: bool) -> Waiting:
+def _seen(state: _Live, knowledge: Knowledge, throughputs: Throughputs, ran_last: bool) -> Standing:
     job, training = state.job, state.training
-    done = min(len(job.profile), training.steps_run * len(job.profile) // max(1, training.steps))
-    return Waiting(
-        job.job_id,
-        job.requester,
-        job.arrival_s,
-        job.units,
-        job.isolated_s,
-        sum(job.profile[done:]),
-        state.run_s,
-        ran_last,
+    if knowledge is Knowledge.PROFILE:
+        count = len(job.profile)
+        done = min(count, training.steps_run * count // max(1, training.steps))
+        alone, left = job.isolated_s, sum(job.profile[done:])
+    else:
+        left = training.steps_left / _speed(training, throughputs)
+        alone = state.run_s + left
+    return Standing(
+        job.job_id, job.requester, job.arrival_s, job.units, alone, left, state.met, ran_last
     )
 
 
