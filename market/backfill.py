@@ -20,7 +20,7 @@ class Starts:
 
     start: tuple[Queued, ...]
     head: Queued | None = None
-    reserved_at: UnixTime = UnixTime(0.0)
+    reserved_at: float = 0.0
 
 
 def backfill(ordered: Sequence[Queued], site: Site, now: UnixTime, *, deep: bool = True) -> Starts:

@@ -139,7 +139,8 @@ def _tightest_unit(fleet: Fleet, shape: Shape, rows: Ints) -> Ints:
     if not shape.shared:
         return np.full(len(rows), -1, np.int64)
     gpu = fleet.gpu_left[rows]
-    return np.where(gpu >= shape.milli, gpu, MILLI + 1).argmin(axis=1).astype(np.int64)
+    tightest: Ints = np.where(gpu >= shape.milli, gpu, MILLI + 1).argmin(axis=1)
+    return tightest.astype(np.int64)
 
 
 def _bestfit(fleet: Fleet, mix: Mix, shape: Shape, rows: Ints) -> tuple[Floats, Ints]:

@@ -31,7 +31,7 @@ class Queued:
     price_per_hour: int = 0
     value_of_time_per_hour: int = 0
     priority: int = 0
-    deadline_at: UnixTime = UnixTime(0.0)
+    deadline_at: float = 0.0
     preemptible: bool = False
     cpu_milli: int = 0
     memory_mib: int = 0

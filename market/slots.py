@@ -30,13 +30,13 @@ def choose_units(
     units for the usual sizes. Over several groups otherwise, as few as possible. Inside a group it
     takes the smallest run of neighbours that suffices.
     """
-    assert policy in _KEYS, f"no placement is called {policy}"
+    assert policy in SLOT_POLICIES, f"no placement is called {policy}"
     if count <= 0 or count > total - (taken & ((1 << total) - 1)).bit_count():
         return 0
     free = free_of_groups(taken, total, group)
     able = [index for index, room in enumerate(free) if room >= count]
     if able:
-        best = min(able, key=lambda index: _KEYS[policy](free, index, count, sizes, group))
+        best = min(able, key=lambda index: SLOT_POLICIES[policy](free, index, count, sizes, group))
         return _inside(taken, total, count, best * group, group)
     chosen = 0
     for index in sorted(range(len(free)), key=lambda one: (-free[one], one)):
@@ -119,4 +119,4 @@ def _fgd(
     return (stranded_units(after, sizes) - stranded_units(before, sizes), index)
 
 
-_KEYS = {"bestfit": _bestfit, "pack": _pack, "spread": _spread, "fgd": _fgd}
+SLOT_POLICIES = {"bestfit": _bestfit, "pack": _pack, "spread": _spread, "fgd": _fgd}
