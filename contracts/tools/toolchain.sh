@@ -9,13 +9,17 @@ if ! cmp -s "$here/package-lock.json" "$stamp" 2>/dev/null; then
     (cd "$here" && npm ci --prefer-offline --ignore-scripts >&2)
     cp "$here/package-lock.json" "$stamp"
 fi
-native() {
-    for binary in "$here"/node_modules/@foundry-rs/"$1"-*/bin/"$1"; do
-        if [ -x "$binary" ]; then
-            printf '%s\n' "$binary"
-            return
-        fi
-    done
-    printf '%s\n' "$here/node_modules/.bin/$1"
+# The locked binaries exist for linux/amd64; elsewhere what is on PATH must do (versions: package.json).
+find_tool() {
+    locked="$here/node_modules/@foundry-rs/$1-linux-amd64/bin/$1"
+    if [ -x "$locked" ]; then
+        printf '%s' "$locked"
+    elif ! command -v "$1"; then
+        echo "no $1: not in node_modules and not on PATH; install Foundry 1.7.1" >&2
+        exit 1
+    fi
 }
-printf "FORGE='%s'\nANVIL='%s'\nCAST='%s'\n" "$(native forge)" "$(native anvil)" "$(native cast)"
+forge=$(find_tool forge)
+anvil=$(find_tool anvil)
+cast=$(find_tool cast)
+printf "FORGE='%s'\nANVIL='%s'\nCAST='%s'\n" "$forge" "$anvil" "$cast"
