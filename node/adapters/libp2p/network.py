@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,10 @@ from node.adapters.libp2p.bounds import (
 from node.adapters.libp2p.channel import WireChannel
 from node.adapters.libp2p.guard import Guard, discard
 from node.adapters.libp2p.identity import format_address, key_pair, parse_address, peer_id, peer_key
+from node.adapters.libp2p.inbox import Inbox
 from node.adapters.libp2p.peerkeeper import PeerKeeper
 from node.adapters.libp2p.peers import Peers
-from node.adapters.libp2p.pubsub import Inbox, LeanGossipSub, LeanPubsub, mesh_sizes
+from node.adapters.libp2p.pubsub import LeanGossipSub, LeanPubsub, mesh_sizes
 from node.adapters.libp2p.requests import ASK, ASK_PEERS, Requests
 from node.adapters.libp2p.strikes import Strikes
 from node.adapters.libp2p.wire import Pace
@@ -99,7 +100,7 @@ class Network:
         self._counts: Counter[str] = Counter()
         self._strikes = Strikes(self._cut_off)
         self._guard = Guard(self._host, self._denied)
-        self._inbox = Inbox(HEARD_MAX)
+        self._inbox = Inbox[Heard](HEARD_MAX)
         self._router = LeanGossipSub(self._strike)
         self._pubsub = LeanPubsub(
             self._host, self._router, frozenset(config.topics), self._deliver, self._strike
@@ -143,10 +144,9 @@ class Network:
             raise LimitError(f"a message of {len(data)} bytes, at most {GOSSIP_BYTES_MAX} travel")
         await self._pubsub.publish(topic, data)
 
-    async def heard(self) -> AsyncIterator[Heard]:
+    def heard(self) -> AsyncIterator[Heard]:
         """Every message of our topics since the start or the last reader; never our own."""
-        while True:
-            yield await self._inbox.get()
+        return self._inbox
 
     def blame(self, via: bytes) -> None:
         """Count a strike against a peer; enough of them and it is cut off for a while."""
@@ -226,34 +226,44 @@ class Network:
 
     # Below: not of the ports.
 
-    async def start(self, stack: AsyncExitStack) -> None:
-        """Listen, join the topics, start the keeper. What must be undone goes on the stack."""
-        await _check_free(self._config.listen)
-        await self._book.load()
+    async def run_host(
+        self,
+        stop: trio.Event,
+        task_status: Any = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Run libp2p until `stop`; says that it listens, or why it cannot.
+
+        Shielded: were its own tasks cancelled first, sockets would stay open (defect 13).
+        """
         listen = [Multiaddr(address) for address in self._config.listen]
-        await stack.enter_async_context(self._host.run(listen_addrs=listen))
-        await stack.enter_async_context(background_trio_service(self._pubsub))
-        await stack.enter_async_context(background_trio_service(self._router))
-        stack.push_async_callback(self._stop)
-        if len(self._host.get_network().listeners) < len(listen):
-            raise MarketError(
+        with trio.CancelScope(shield=True):
+            async with (
+                self._host.run(listen_addrs=listen),
+                background_trio_service(self._pubsub),
+                background_trio_service(self._router),
+            ):
+                try:
+                    task_status.started(await self._start(len(listen)))
+                    await stop.wait()
+                finally:
+                    with trio.move_on_after(_CLOSE_S):
+                        await self._book.save()
+                        await self._host.close()
+
+    async def _start(self, listeners: int) -> MarketError | None:
+        if len(self._swarm.listeners) < listeners:
+            return MarketError(
                 f"cannot listen on all of {', '.join(self._config.listen)}",
                 hint="is another node running here? use another port, or port 0 for any free one",
             )
+        await self._book.load()
         await self._pubsub.wait_until_ready()
         for topic in self._config.topics:
+            # Its own queue of 32 stays empty: `_deliver` takes messages before it (defect 7).
             await self._pubsub.subscribe(topic)
-            # What stock pubsub delivers here, a drop beyond 32, we deliver ourselves (defect 7).
         self._nursery.start_soon(self._keeper.run)
         log.info("network up", peer=self.key.hex(), addresses=self.addresses())
-
-    async def _stop(self) -> None:
-        """Close the host before its tasks are cancelled: otherwise sockets stay open (defect 13)."""
-        self._nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _CLOSE_S):
-            self._peers.close()
-            await self._book.save()
-            await self._host.close()
+        return None
 
     def _deliver(self, topic: str, data: bytes, author: bytes) -> None:
         self._inbox.put(Heard(topic=topic, data=data, via=author))
@@ -418,15 +428,19 @@ async def run_network(config: NetworkConfig, seed: bytes, clock: Clock) -> Async
     listen. An error of the body comes out as it is, not in a group.
     """
     patches.apply()
+    await _check_free(config.listen)
     failure: Exception | None = None
+    stop = trio.Event()
     async with trio.open_nursery() as nursery:
         network = Network(config, seed, clock, nursery)
-        async with AsyncExitStack() as stack:
-            try:
-                await network.start(stack)
+        try:
+            failure = await nursery.start(network.run_host, stop)
+            if failure is None:
                 yield network
-            except Exception as problem:
-                failure = problem
-        nursery.cancel_scope.cancel()
+        except Exception as problem:
+            failure = problem
+        finally:
+            nursery.cancel_scope.cancel()
+            stop.set()
     if failure is not None:
         raise failure

@@ -154,8 +154,8 @@ async def _write_patiently(self: Any, data: bytes) -> None:
 
 async def _wait_for_credit(stream: Any) -> None:
     with trio.move_on_after(CREDIT_WAIT_S):
-        while stream.send_window <= 0 and not stream.closed:
-            await trio.sleep(_CREDIT_POLL_S)  # yamux has no event for it
+        while stream.send_window <= 0 and not stream.closed:  # noqa: ASYNC110
+            await trio.sleep(_CREDIT_POLL_S)
         return
     raise MuxedStreamError("the reader has given no credit for too long")
 

@@ -104,7 +104,7 @@ class PeerKeeper:
 
     async def tell(self, peer: bytes, _: bytes) -> bytes:
         """Answer a peer's question for others: those it may hope to reach."""
-        known = []
+        known: list[str] = []
         for info in self._peers.infos():
             if info.peer != peer and len(known) < ADDRESSES_SHARED_MAX:
                 known += (

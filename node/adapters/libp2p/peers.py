@@ -9,16 +9,19 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakSet
 
 import structlog
 import trio
 from libp2p.abc import INotifee
 from libp2p.host.ping import ID as PING
+from libp2p.rcmgr import Direction
 
 from market.units import UnixTime
 from node.adapters.libp2p.bounds import JOINED_MAX
 from node.adapters.libp2p.guard import discard
 from node.adapters.libp2p.identity import format_address, peer_id, peer_key
+from node.adapters.libp2p.inbox import Inbox
 from node.ports import Clock, PeerInfo
 
 log = structlog.get_logger(__name__)
@@ -58,7 +61,7 @@ class Peers:
         self._timeout_s = ping_timeout_s
         self._left = left
         self._peers: dict[bytes, _Peer] = {}
-        self._listeners: list[trio.MemorySendChannel[bytes]] = []
+        self._listeners: WeakSet[Inbox[bytes]] = WeakSet()
         self._swarm.register_notifee(_Notifee(self))
 
     def __contains__(self, peer: bytes) -> bool:
@@ -82,27 +85,20 @@ class Peers:
 
     def joined(self) -> AsyncIterator[bytes]:
         """Each peer as it connects, from now on."""
-        send, receive = trio.open_memory_channel[bytes](JOINED_MAX)
-        self._listeners.append(send)
-        return self._each(send, receive)
+        joins = Inbox[bytes](JOINED_MAX)
+        self._listeners.add(joins)
+        return joins
 
     async def drop(self, peer: bytes) -> None:
         """Close every connection to this peer."""
         await self._swarm.close_peer(peer_id(peer))
-
-    def close(self) -> None:
-        """End every `joined` and every ping."""
-        for listener in self._listeners:
-            listener.close()
-        for peer in self._peers.values():
-            peer.scope.cancel()
 
     def connected(self, connection: Any) -> None:
         """A connection was made."""
         key = peer_key(connection.muxed_conn.peer_id.to_bytes())
         if key is None:
             return
-        outbound = connection.direction.value == "outbound"
+        outbound = _is_outbound(connection)
         known = self._peers.get(key)
         if known is not None:
             known.outbound = known.outbound or outbound
@@ -112,10 +108,7 @@ class Peers:
         log.debug("peer connected", peer=key.hex(), address=peer.address, outbound=outbound)
         self._nursery.start_soon(self._watch, key, peer)
         for listener in self._listeners:
-            try:
-                listener.send_nowait(key)
-            except (trio.WouldBlock, trio.BrokenResourceError):
-                log.warning("a listener misses joins", peer=key.hex())
+            listener.put(key)
 
     def disconnected(self, connection: Any) -> None:
         """A connection was closed; perhaps not the only one to that peer."""
@@ -125,22 +118,11 @@ class Peers:
             return
         others = [one for one in self._swarm.connections.get(id_, ()) if not one.is_closed]
         if others:
-            self._peers[key].outbound = any(one.direction.value == "outbound" for one in others)
+            self._peers[key].outbound = any(map(_is_outbound, others))
             return
         self._peers.pop(key).scope.cancel()
         log.debug("peer disconnected", peer=key.hex())
         self._left(key)
-
-    async def _each(
-        self, send: trio.MemorySendChannel[bytes], receive: trio.MemoryReceiveChannel[bytes]
-    ) -> AsyncIterator[bytes]:
-        try:
-            async for peer in receive:
-                yield peer
-        finally:
-            self._listeners.remove(send)
-            send.close()
-            receive.close()
 
     async def _watch(self, key: bytes, peer: _Peer) -> None:
         with peer.scope:
@@ -195,6 +177,10 @@ class _Notifee(INotifee):  # type: ignore[misc]
     async def listen(self, network: Any, multiaddr: Any) -> None: ...
 
     async def listen_close(self, network: Any, multiaddr: Any) -> None: ...
+
+
+def _is_outbound(connection: Any) -> bool:
+    return bool(connection.direction == Direction.OUTBOUND)
 
 
 def _remote(connection: Any, key: bytes) -> str:

@@ -6,7 +6,7 @@ Same wire format as stock py-libp2p and js-libp2p. Knows topics and bytes, not w
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -205,7 +205,7 @@ class LeanPubsub(Pubsub):  # type: ignore[misc]
     ) -> None:  # fmt: skip
         super().__init__(host, router, max_inbound_rpc_size=RPC_BYTES_MAX, allowed_topics=topics)
         self.seen_messages.stop()  # a thread; ours is bounded and needs none
-        self.seen_messages = Seen()
+        self.seen_messages: Any = Seen()
         # Defect 4: a counter that restarts at the second ignores a restarted node for two minutes.
         self.counter = time.time_ns()
         self.counts: Counter[str] = Counter()
@@ -361,35 +361,6 @@ def _frames(buffer: bytearray) -> Iterator[bytes]:
             start = at + size
     finally:
         del buffer[:start]
-
-
-class Inbox:
-    """Messages waiting for the node; when it is full the oldest goes."""
-
-    def __init__(self, size: int) -> None:
-        self._waiting: deque[Any] = deque()
-        self._size = size
-        self._arrived = trio.Event()
-        self.lost = 0
-
-    def put(self, item: Any) -> None:
-        """Never waits."""
-        if len(self._waiting) >= self._size:
-            self._waiting.popleft()
-            self.lost += 1
-        self._waiting.append(item)
-        self._arrived.set()
-
-    async def get(self) -> Any:
-        """The oldest one; waits for it."""
-        while not self._waiting:
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return self._waiting.popleft()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
 
 def mesh_sizes(router: LeanGossipSub) -> dict[str, int]:
