@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import structlog
 import trio
+from trio import TaskStatus
 
 from market.agreement import Agreement, Phase, Role
 from market.duties import Duty, Submit
@@ -33,7 +34,7 @@ async def run_node(
     config: Config,
     ports: Ports,
     *,
-    task_status: trio.TaskStatus[Control] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[Control] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until cancelled. Started with the node's `Control` once the journal is read."""
     keeper = Keeper(ports.journal, ports.clock, config.rules.tick_s)
@@ -105,7 +106,7 @@ class _may_fetch:  # reads as the question it answers
         self._keeper = keeper
 
     def __call__(self, peer: bytes, hash_: bytes) -> bool:
-        """True for the inputs we gave that provider to run, and for what that requester's job left."""
+        """True for what we gave a provider to run, and for what a requester's job left here."""
         for agreement in self._keeper.agreements.values():
             if agreement.peer != peer or agreement.phase is Phase.QUOTED:
                 continue

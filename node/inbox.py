@@ -72,19 +72,19 @@ class Inbox:
             case Quote():
                 self._requester.hear_quote(peer, message)
             case Accept():
-                self._accept(self._mine(message.agreement, peer, Role.PROVIDER), message)
+                await self._accept(self._mine(message.agreement, peer, Role.PROVIDER), message)
             case Release():
                 agreement = self._mine(message.agreement, peer, Role.PROVIDER)
-                self._tell(agreement, Released("the requester chose another"))
+                await self._tell(agreement, Released("the requester chose another"))
             case Stop(reason=reason):
                 agreement = self._mine(message.agreement, peer, Role.PROVIDER)
-                self._tell(agreement, StopAsked(Ending.CANCELLED, reason))
+                await self._tell(agreement, StopAsked(Ending.CANCELLED, reason))
             case Pay():
-                self._pay(self._mine(message.voucher.agreement, peer, Role.PROVIDER), message)
+                await self._pay(self._mine(message.voucher.agreement, peer, Role.PROVIDER), message)
             case Beat():
                 agreement = self._mine(message.heartbeat.agreement, peer, Role.REQUESTER)
                 self._requester.check_beat(agreement, message)
-                self._tell(agreement, BeatHeard(message))
+                await self._tell(agreement, BeatHeard(message))
             case Status():
                 agreement = self._mine(message.agreement, peer, Role.PROVIDER)
                 return agreement.beat or Done()
@@ -105,12 +105,12 @@ class Inbox:
             raise NotFoundError("there is no such agreement between us")
         return agreement
 
-    def _tell(
+    async def _tell(
         self, agreement: Agreement, event: Released | StopAsked | BeatHeard | PayHeard | Accepted
     ) -> None:
-        self._keeper.post_nowait(Happened(agreement.id, event))
+        await self._keeper.heed(Happened(agreement.id, event))
 
-    def _accept(self, agreement: Agreement, message: Accept) -> None:
+    async def _accept(self, agreement: Agreement, message: Accept) -> None:
         if agreement.manifest is not None:
             return  # said before; the acknowledgement was lost
         if agreement.phase not in (Phase.QUOTED, Phase.RUNNING):
@@ -119,11 +119,11 @@ class Inbox:
             raise RefusedError("the manifest is not the one that the terms name")
         signer = agreement.terms.parties.requester_signer
         check_signer(agreement.id, message.requester_signature, signer)
-        self._tell(
+        await self._tell(
             agreement, Accepted(message.requester_signature, message.manifest, message.secrets)
         )
 
-    def _pay(self, agreement: Agreement, message: Pay) -> None:
+    async def _pay(self, agreement: Agreement, message: Pay) -> None:
         named = voucher_digest(message.voucher, self._ports.chain.info.domain)
         check_signer(named, message.signature, agreement.terms.parties.requester_signer)
-        self._tell(agreement, PayHeard(message))
+        await self._tell(agreement, PayHeard(message))
