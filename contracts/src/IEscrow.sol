@@ -233,7 +233,9 @@ interface IEscrow {
     error Escrow_WrongStatus(bytes32 id, Status status);
     error Escrow_WrongAgreement(bytes32 expected, bytes32 given);
     error Escrow_BadSignature(address account);
-    error Escrow_NotAuthorised(address account, address operator, uint256 allowance, uint256 needed);
+    error Escrow_NotAuthorised(
+        address account, address operator, uint256 allowance, uint256 needed
+    );
     error Escrow_NotParty(address sender);
     error Escrow_NothingToClaim(bytes32 id, uint96 paid);
     error Escrow_TooEarly(uint256 notBefore);
@@ -435,4 +437,18 @@ interface IEscrow {
     function extensionDigest(Extension calldata extension) external view returns (bytes32);
 
     function domainSeparator() external view returns (bytes32);
+
+    /// @notice ERC-5267: the EIP-712 domain in words.
+    function eip712Domain()
+        external
+        view
+        returns (
+            bytes1 fields,
+            string memory name,
+            string memory version,
+            uint256 chainId,
+            address verifyingContract,
+            bytes32 salt,
+            uint256[] memory extensions
+        );
 }
