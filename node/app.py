@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import structlog
 import trio
-from trio import TaskStatus
+from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.agreement import Agreement, Phase, Role
 from market.duties import Duty, Submit

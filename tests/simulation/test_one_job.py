@@ -29,7 +29,7 @@ async def test_a_job_runs_and_is_paid(autojump_clock: MockClock) -> None:
         await world.until_settled(60)
         world.check_money()
         assert (job.state, job.exit_code, len(job.attempts)) == (JobState.SUCCEEDED, 0, 1)
-        assert buyer.blobs.whole[job.results[0].hash] == b"worked 20 s"
+        assert await world.result(buyer, job) == b"worked 20 s"
         assert (await buyer.logs.read(job_id, 0, 8)) == b"sec0000\n"
         assert world.ledger.free.get(cheap.wallet, 0) == MILLION * 20 // 3600
         assert world.ledger.free.get(dear.wallet, 0) == 0
@@ -55,7 +55,7 @@ async def test_a_dead_provider_is_slashed_and_the_job_goes_on(autojump_clock: Mo
         world.check_money()
         assert job.state is JobState.SUCCEEDED
         assert [change.state for change in job.history if change.state is JobState.RECOVERING]
-        assert buyer.blobs.whole[job.results[0].hash] == b"worked 40 s"
+        assert await world.result(buyer, job) == b"worked 40 s"
         phases = {row["phase"] for row in world.requesters_agreements(buyer)}
         assert phases == {Phase.SLASHED.value, Phase.SETTLED.value}
         assert world.ledger.burned == MILLION // 2

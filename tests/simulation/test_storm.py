@@ -85,4 +85,4 @@ async def test_a_provider_killed_at_any_moment(moment_s: float, autojump_clock: 
         await world.until_settled(600)
         world.check_money()
         assert job.state is JobState.SUCCEEDED, job.reason
-        assert buyer.blobs.whole[job.results[0].hash] == b"worked 24 s"
+        assert await world.result(buyer, job) == b"worked 24 s"

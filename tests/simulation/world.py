@@ -22,15 +22,8 @@ from node.config import Config, Selling, devnet_rules
 from node.control import Control
 from node.ports import Ports
 from tests.simulation.escrow import Ledger, SimChain
-from tests.simulation.memory import (
-    MemoryBlobs,
-    MemoryJournal,
-    MemoryLogs,
-    SimClock,
-    SimDevices,
-    SimEntropy,
-    SimSigner,
-)
+from tests.simulation.devices import SimClock, SimDevices, SimEntropy
+from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
 from tests.simulation.sandbox import SimSandbox
 
@@ -53,7 +46,7 @@ class Machine:
     _gone: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.signer = SimSigner(self.name.encode())
+        self.signer = SimSigner(int.from_bytes(self.name.encode(), "big"))
         self.wallet = hashlib.sha256(b"wallet" + self.name.encode()).digest()[:20]
         self.journal = MemoryJournal()
         self.blobs = MemoryBlobs()
@@ -168,7 +161,11 @@ class World:
                     if job.over:
                         return job
                 await trio.sleep(1)
-        raise AssertionError(f"stuck: {self.story(machine, job_id)}")
+        raise AssertionError(f"stuck: {self.story(machine)}")
+
+    async def result(self, machine: Machine, job: Job) -> bytes:
+        """The one result of a simulated job, as the requester has it."""
+        return await machine.blobs.read(job.results[0].hash, 0, 1024)
 
     async def until_settled(self, limit_s: float) -> None:
         """Wait until no money is bound; fails the test if some is by then."""
@@ -182,17 +179,17 @@ class World:
         """Nothing appeared, nothing vanished."""
         assert self.ledger.total() == self.minted, f"{self.ledger.total()} of {self.minted}"
 
-    def story(self, machine: Machine, job_id: bytes) -> str:
-        """The journal's lines about a job and its agreements."""
+    def story(self, machine: Machine) -> str:
+        """The journal's lines."""
         return "\n".join(
             f"{line.at - 1_800_000_000:9.3f} {line.subject.hex()[:8]} {line.kind} {line.text}"
-            for line in machine.journal.lines
+            for line in machine.journal.everything()
         )
 
     def tell(self) -> str:
         """Everything every machine wrote down."""
         return "\n\n".join(
-            f"{name}:\n{self.story(machine, b'')}" for name, machine in self.machines.items()
+            f"{name}:\n{self.story(machine)}" for name, machine in self.machines.items()
         )
 
     def requesters_agreements(self, machine: Machine) -> list[dict[str, object]]:
