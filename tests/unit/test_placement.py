@@ -131,6 +131,14 @@ def test_fleets_are_bounded() -> None:
         Fleet([machine("a", 17)])
 
 
+def test_a_full_log_of_changes_costs_time_not_truth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("market.placement.LOG_MAX", 3)
+    one = placer("pack", Fleet([machine("a", 4, 96_000), machine("b", 4, 96_000)]))
+    rows = [placed.machine for placed in (one.place(WHOLE) for _ in range(8)) if placed]
+    assert rows == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert (one.place(WHOLE), one.changes) == (None, 8)
+
+
 def test_one_move_makes_room() -> None:
     fleet = Fleet([machine("a", 2, 16_000), machine("b", 2, 64_000)])
     one = placer("pack", fleet)
