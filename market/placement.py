@@ -18,6 +18,7 @@ from market.fragmentation import Mix, gradient, quantised, starved_milli
 
 CPU_SPEC_MILLI = 128_000  # the largest machine of the paper, to which scores are normalised
 GPU_SPEC_MILLI = 8_000
+LOG_MAX = 65_536  # changes remembered; then every score is worked out anew, once
 SHAPES_CACHED_MAX = 4096  # distinct shapes a site remembers scores for; the oldest goes first
 
 Scorer = Callable[[Fleet, Mix, Shape, Ints], tuple[Floats, Ints]]
@@ -50,6 +51,7 @@ class Placer:
     policy: Placement
     mix: Mix
     generator: np.random.Generator | None = None
+    changes: int = 0  # how often the fleet was changed through this placer
     _cache: dict[Shape, _Cached] = field(default_factory=dict)
     _log: list[int] = field(default_factory=list)
 
@@ -70,24 +72,26 @@ class Placer:
         if found is None:
             return None
         placed = self.fleet.take(shape, *found)
-        self._log.append(placed.machine)
+        self._changed(placed.machine)
         return placed
 
     def put(self, shape: Shape, machine: int) -> Placed:
         """Place a job on that machine, where it must fit."""
         unit = int(_tightest_unit(self.fleet, shape, np.array([machine]))[0])
-        self._log.append(machine)
+        self._changed(machine)
         return self.fleet.take(shape, machine, unit)
 
     def free(self, placed: Placed) -> None:
         """A job ended, or moves away."""
         self.fleet.free(placed)
-        self._log.append(placed.machine)
+        self._changed(placed.machine)
 
-    @property
-    def changes(self) -> int:
-        """How often the fleet was changed through this placer."""
-        return len(self._log)
+    def _changed(self, machine: int) -> None:
+        self.changes += 1
+        if len(self._log) >= LOG_MAX:
+            self._cache.clear()
+            self._log.clear()
+        self._log.append(machine)
 
     def _fresh(self, shape: Shape) -> _Cached:
         cached = self._cache.get(shape)

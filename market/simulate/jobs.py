@@ -78,10 +78,11 @@ def dressed(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
     return tuple(result)
 
 
-def generated(count: int, units: int, random: Random, *, load: float = 0.9) -> tuple[Job, ...]:
-    """A day-like stream: Poisson arrivals, log-normal durations, at `load` of the units' capacity.
+def generated(count: int, units: int, random: Random, *, load: float = 1.2) -> tuple[Job, ...]:
+    """Poisson arrivals, log-normal durations, at `load` of the units' capacity while they come.
 
-    Sizes are the multi-GPU mix of Gavel's traces.
+    Above 1 on purpose: policies differ only where there is a queue. Sizes are the
+    multi-GPU mix of Gavel's traces.
     """
     sizes, shares = (1, 2, 4, 8), (0.6, 0.3, 0.09, 0.01)
     drawn = [

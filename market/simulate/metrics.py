@@ -91,11 +91,11 @@ def round_samples(run: RoundRun) -> tuple[Sample, ...]:
     units = {job.job_id: job.units for job in run.jobs}
     samples = []
     for start, _, ids in run.rounds:
-        present = [job for job in run.jobs if job.arrival_s <= start < run.finish_s[job.job_id]]
+        present = sum(1 for job in run.jobs if job.arrival_s <= start < run.finish_s[job.job_id])
         busy = sum(units[one] for one in ids)
-        waiting = [job for job in present if job.job_id not in set(ids)]
-        samples.append(Sample(start, len(waiting), sum(job.units for job in waiting), busy))
-    samples.append(Sample(run.makespan_s, 0, 0, 0))
+        waiting = present - len(ids)
+        samples.append(Sample(start, waiting, busy))
+    samples.append(Sample(run.makespan_s, 0, 0))
     return tuple(samples)
 
 

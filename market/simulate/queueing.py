@@ -38,7 +38,6 @@ class Sample:
 
     at_s: float
     queued: int
-    queued_units: int
     busy_units: int
 
 
@@ -227,12 +226,7 @@ def _queued(state: _State, job: Job) -> Queued:
 
 
 def _sample(state: _State) -> Sample:
-    return Sample(
-        state.now,
-        len(state.queue),
-        sum(job.units for job in state.queue.values()),
-        state.taken.bit_count(),
-    )
+    return Sample(state.now, len(state.queue), state.taken.bit_count())
 
 
 def _id(number: int) -> bytes:

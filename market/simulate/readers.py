@@ -80,7 +80,12 @@ def read_shockwave(text: str, throughputs: Throughputs) -> Trace:
 
 
 def read_gavel(text: str, throughputs: Throughputs) -> Trace:
-    """Seven columns (or ten, with mode and limits): steps become seconds by the table."""
+    """Seven columns (or ten, with mode and limits): steps become seconds by the table.
+
+    A size that was never profiled (one trace job in seven of Gavel's own) is taken to run as many
+    times faster than one unit as it has units.
+    """
+    rates = dict(throughputs)
     jobs: list[Job] = []
     rounds: list[RoundJob] = []
     for number, cells in _rows(text, _GAVEL_COLUMNS):
@@ -90,12 +95,14 @@ def read_gavel(text: str, throughputs: Throughputs) -> Trace:
         try:
             model, batch = _job_type(cells[0])
             training = Training(model, batch, batch, int(units), Mode.STATIC, int(steps))
-            duration = training.steps / throughputs[model, batch, training.units]
+            key = (model, batch, training.units)
+            rates.setdefault(key, rates[model, batch, 1] * training.units)
+            duration = training.steps / rates[key]
             jobs.append(Job(number, "", float(arrival), training.units, duration, duration))
-            rounds.append(round_job(number, f"job-{number}", float(arrival), training, throughputs))
+            rounds.append(round_job(number, f"job-{number}", float(arrival), training, rates))
         except (ValueError, KeyError) as problem:
             raise SpecError(f"line {number + 1} of the trace: {problem!r}") from problem
-    return Trace("gavel", tuple(jobs), tuple(rounds), throughputs)
+    return Trace("gavel", tuple(jobs), tuple(rounds), rates)
 
 
 def read_philly(text: str) -> Trace:
