@@ -1,4 +1,4 @@
-"""Chain: the escrow on an EVM chain, as the port `Chain`. Facts are told at depth, once, in order."""
+"""Chain: the escrow on an EVM chain. Facts are told at depth, once, in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract: the escrow's ABI. Orders to calldata, logs to facts, revert data to the error's name."""
+"""Contract: the escrow's ABI. Orders to calldata, logs to facts, reverts to error names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transactions: one account's way onto the chain. Nonces in order, fees with a cap, no blind resend.
+"""Transactions: one account's way onto the chain. Nonces in order, fees with a cap.
 
 A revert is found by the estimate, before a nonce is spent. What is stuck is replaced with the same
 nonce and higher fees; the first of them to be mined counts.

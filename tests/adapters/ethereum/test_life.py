@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import pytest
@@ -99,10 +99,11 @@ class Market:
     async def facts(self, count: int) -> list[ChainFact]:
         found: list[ChainFact] = []
         with trio.fail_after(20):
-            async for batch in self.provider.chain.facts(0):
-                found += batch.facts
-                if len(found) >= count:
-                    return found
+            async with aclosing(self.provider.chain.facts(0)) as batches:
+                async for batch in batches:
+                    found += batch.facts
+                    if len(found) >= count:
+                        return found
         raise AssertionError("unreachable")
 
 
