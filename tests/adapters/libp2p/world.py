@@ -40,8 +40,8 @@ def seed(number: int) -> bytes:
 
 def config(bootstrap: tuple[str, ...] = (), **others: Any) -> NetworkConfig:
     """Loopback, any free port, short intervals."""
-    settings = {"keeper_interval_s": 0.2, "ping_interval_s": 0.5, **others}
-    return NetworkConfig(listen=ANY_PORT, bootstrap=bootstrap, topics=TOPICS, **settings)
+    settings = {"listen": ANY_PORT, "keeper_interval_s": 0.2, "ping_interval_s": 0.5, **others}
+    return NetworkConfig(bootstrap=bootstrap, topics=TOPICS, **settings)
 
 
 class World:
