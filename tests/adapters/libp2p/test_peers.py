@@ -129,10 +129,13 @@ async def test_joined_keeps_the_newest_for_a_slow_listener(networks: World) -> N
 async def test_the_book_is_bounded_and_survives_a_broken_file(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     book = AddressBook(path)
-    for number in range(ADDRESSES_MAX + 3):
+    for number in range(1, ADDRESSES_MAX + 3):
         book.reached(number.to_bytes(32, "big"), f"address {number}", UnixTime(float(number)))
     assert len(book.peers()) == ADDRESSES_MAX
     assert book.peers()[0] == (ADDRESSES_MAX + 2).to_bytes(32, "big")
+    book.heard_of(key(1), address(1))
+    assert book.addresses(key(1)) == (), "hearsay must not displace whom we have reached"
+    book = AddressBook(path)
     for port in range(10):
         book.heard_of(key(1), address(1, port))
     assert len(book.addresses(key(1))) == ADDRESSES_PER_PEER_MAX

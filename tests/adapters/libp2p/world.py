@@ -97,14 +97,16 @@ async def world() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def stock_host(number: int = 99, **settings: Any) -> AsyncIterator[Any]:
+async def stock_host(
+    number: int = 99, *, listening: bool = False, **settings: Any
+) -> AsyncIterator[Any]:
     """A libp2p host without our guards, to say with it what our own software never would."""
     patches.apply()
     keys = create_new_key_pair(seed(number))
     security = {NOISE: Noise(keys, noise_privkey=create_noise_key_pair().private_key)}
     settings = {"key_pair": keys, "sec_opt": security, **settings}
     host = new_host(muxer_preference="YAMUX", transports=[TCP()], **settings)
-    async with host.run(listen_addrs=[]):
+    async with host.run(listen_addrs=[Multiaddr(address) for address in ANY_PORT if listening]):
         try:
             yield host
         finally:
