@@ -92,7 +92,8 @@ async def test_strange_greetings(town: Town) -> None:
 
 
 async def test_slow_loris(town: Town, networks: World) -> None:
-    """200 connections that never finish their handshake; a new honest node still gets in."""
+    """More connections that never finish their handshake than there are slots for any."""
+    town.one._swarm._inbound_limiter.total_tokens = 100
     async with trio.open_nursery() as nursery:
 
         async def hold() -> None:
@@ -159,6 +160,7 @@ FRAMES = {
         ]
     ),
     "graft of an unknown topic": control(graft=[rpc_pb2.ControlGraft(topicID="unheard of")] * 9),
+    "prune of an unknown topic": control(prune=[rpc_pb2.ControlPrune(topicID="unheard of")]),
     "prune with strange peers": control(
         prune=[
             rpc_pb2.ControlPrune(
