@@ -39,7 +39,6 @@ _EXPECTED: tuple[tuple[Any, str], ...] = (
     (pubsub.Pubsub, "push_msg"),
     (pubsub.Pubsub, "write_msg"),
     (pubsub.Pubsub, "_handle_dead_peer"),
-    (pubsub.Pubsub, "add_to_blacklist"),
     (rpc_queue, "DefaultMaxMessageSize"),
     (swarm, "_HAPPY_EYEBALLS_DELAY"),
     (swarm.Swarm, "upgrade_inbound_raw_conn"),

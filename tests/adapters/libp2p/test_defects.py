@@ -271,6 +271,14 @@ async def test_two_nodes_cannot_share_a_port(networks: World) -> None:
             pass
 
 
+async def test_a_wildcard_is_advertised_as_what_others_can_dial(networks: World) -> None:
+    one = await networks.alone(0, listen=("/ip4/0.0.0.0/tcp/0",))
+    assert any(address.startswith("/ip4/127.0.0.1/tcp/") for address in one.addresses())
+    assert not any("/0.0.0.0/" in address for address in one.addresses())
+    other = await networks.alone(1, announce=("/ip4/203.0.113.7/tcp/4001",))
+    assert other.addresses() == (f"/ip4/203.0.113.7/tcp/4001/p2p/{peer_id(other.key)}",)
+
+
 def test_the_patched_libp2p_is_the_one_we_know(monkeypatch: pytest.MonkeyPatch) -> None:
     patches.self_test()
     monkeypatch.setattr(patches, "_EXPECTED", ((patches.yamux, "_no_such_thing"),))
