@@ -150,6 +150,34 @@ async def test_defect_7_a_slow_node_loses_the_oldest_and_counts(networks: World)
     assert patches._RoomyQueue()._queue.max_size == OUT_QUEUE_MAX
 
 
+async def test_bulk_keeps_to_its_rate_and_lets_requests_pass(networks: World) -> None:
+    one, other = await networks.start(0), await networks.start(1, bulk_bytes_per_s=4 * CHUNK_BYTES)
+    one.answer(answer)
+
+    async def sink(channel: Channel) -> None:
+        while await channel.receive() is not None:
+            pass
+
+    one.accept("sink", sink)
+    began, asked = trio.current_time(), 0
+
+    async def ask() -> None:
+        nonlocal asked
+        while True:
+            await other.request(one.key, b"?", timeout_s=1)
+            asked += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        async with other.open(one.key, "sink") as channel:
+            for _ in range(4):
+                await channel.send(bytes(CHUNK_BYTES))
+        nursery.cancel_scope.cancel()
+    # Four chunks at four a second, less the half chunk that may go at once.
+    assert trio.current_time() - began > 0.8
+    assert asked > 20
+
+
 @pytest.mark.slow
 async def test_defect_9_a_reader_may_stall_longer_than_yamux_waits(networks: World) -> None:
     one, other = await networks.start(0), await networks.start(1, bulk_bytes_per_s=10**9)
