@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import trio
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.row import Row
+
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def _measure(area: str, data: Path) -> list[Row]:
+    rows = importlib.import_module(f"tests.bench.{area}").rows
+    measured = trio.run(rows, data) if inspect.iscoroutinefunction(rows) else rows(data)
+    return list(measured)
 
 
 def main() -> int:
@@ -25,7 +35,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--data", type=Path, default=DATA)
     given = parser.parse_args()
-    rows = list(importlib.import_module(f"tests.bench.{given.area}").rows(given.data))
+    rows = _measure(given.area, given.data)
     if given.json:
         print(json.dumps([asdict(one) for one in rows], indent=2))
     else:

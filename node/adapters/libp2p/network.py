@@ -8,21 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 import trio
-from libp2p import new_host
-from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
-from libp2p.network.config import ConnectionConfig
-from libp2p.rcmgr import new_resource_manager
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.tools.anyio_service import background_trio_service
-from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr
 
 from market.errors import LimitError, MarketError, UnreachableError
@@ -31,17 +22,15 @@ from node.adapters.libp2p import patches
 from node.adapters.libp2p.addressbook import AddressBook
 from node.adapters.libp2p.bounds import (
     CHANNELS_PER_PEER_MAX,
-    CONNECTIONS_MAX,
-    CONNECTIONS_PER_PEER_MAX,
     DIAL_S,
-    HANDSHAKE_S,
     HEARD_MAX,
     NEGOTIATE_S,
     STRIKE_BLAMED,
 )
 from node.adapters.libp2p.channel import WireChannel
 from node.adapters.libp2p.guard import Guard, discard
-from node.adapters.libp2p.identity import format_address, key_pair, parse_address, peer_id, peer_key
+from node.adapters.libp2p.host import NetworkConfig, check_free, new_guarded_host
+from node.adapters.libp2p.identity import parse_address, peer_id, peer_key
 from node.adapters.libp2p.inbox import Inbox
 from node.adapters.libp2p.peerkeeper import PeerKeeper
 from node.adapters.libp2p.peers import Peers
@@ -58,31 +47,6 @@ _CLOSE_S = 3.0
 _ANSWERER_WAIT_S = 5.0  # a request that comes while the node is still being put together
 
 
-@dataclass(frozen=True)
-class NetworkConfig:
-    """Where to listen, whom to know, what to carry."""
-
-    listen: tuple[str, ...]  # such as /ip4/0.0.0.0/tcp/4001; port 0 takes a free one
-    bootstrap: tuple[str, ...]  # full multiaddresses, each ending in /p2p/<peer id>
-    topics: tuple[str, ...]
-    address_book: Path | None = None
-    announce: tuple[str, ...] = ()  # /ip4/../tcp/..: what others dial, if not what we listen on
-    min_peers: int = 6
-    keeper_interval_s: float = 5.0
-    ping_interval_s: float = 15.0
-    ping_timeout_s: float = 10.0
-    bulk_bytes_per_s: int = 32_000_000  # outgoing channel data of the whole node
-
-    def __post_init__(self) -> None:
-        assert self.min_peers >= 0
-        assert self.keeper_interval_s > 0
-        assert self.ping_interval_s > 0
-        assert self.ping_timeout_s > 0
-        assert self.bulk_bytes_per_s > 0
-        for address in self.bootstrap:
-            parse_address(address)
-
-
 class Network:
     """Both ports. Made by `run_network`."""
 
@@ -92,7 +56,7 @@ class Network:
         self._config = config
         self._clock = clock
         self._nursery = nursery
-        self._host = _new_host(config, seed)
+        self._host = new_guarded_host(config, seed)
         self._swarm = self._host.get_network()
         own = peer_key(self._host.get_id().to_bytes())
         assert own is not None
@@ -103,14 +67,14 @@ class Network:
         self._inbox = Inbox[Heard](HEARD_MAX)
         self._router = LeanGossipSub(self._strike)
         self._pubsub = LeanPubsub(
-            self._host, self._router, frozenset(config.topics), self._deliver, self._strike
-        )
+            self._host, self._router, frozenset(config.topics),
+            self._deliver, self._strike, self._denied,
+        )  # fmt: skip
         self._pace = Pace(config.bulk_bytes_per_s)
         self._channels: Counter[bytes] = Counter()
         self._peers = Peers(
             self._host, nursery, clock,
             ping_interval_s=config.ping_interval_s, ping_timeout_s=config.ping_timeout_s,
-            left=self._gone,
         )  # fmt: skip
         self._book = AddressBook(config.address_book)
         self._keeper = PeerKeeper(
@@ -201,8 +165,6 @@ class Network:
 
     def addresses(self) -> tuple[str, ...]:
         """Where others can dial this node, each ending in its peer id."""
-        if self._config.announce:
-            return tuple(format_address(address, self.key) for address in self._config.announce)
         return tuple(str(address) for address in self._host.get_addrs())
 
     def statistics(self) -> dict[str, int]:
@@ -269,10 +231,7 @@ class Network:
         self._inbox.put(Heard(topic=topic, data=data, via=author))
 
     def _denied(self, peer: bytes) -> bool:
-        denied = self._strikes.denied(peer, trio.current_time())
-        if not denied:
-            self._pubsub.blacklisted_peers.discard(peer_id(peer))
-        return denied
+        return self._strikes.denied(peer, trio.current_time())
 
     def _strike(self, id_bytes: bytes, points: float) -> None:
         peer = peer_key(id_bytes)
@@ -281,11 +240,7 @@ class Network:
 
     def _cut_off(self, peer: bytes) -> None:
         log.warning("peer cut off for misbehaving", peer=peer.hex())
-        self._pubsub.blacklisted_peers.add(peer_id(peer))
         self._nursery.start_soon(self._peers.drop, peer)
-
-    def _gone(self, peer: bytes) -> None:
-        self._requests.forget(peer)
 
     async def _answer(self, peer: bytes, data: bytes) -> bytes:
         with trio.move_on_after(_ANSWERER_WAIT_S):
@@ -371,55 +326,6 @@ def _channel_protocol(name: str) -> TProtocol:
     return TProtocol(f"/gridsouk/{name}/1")
 
 
-def _new_host(config: NetworkConfig, seed: bytes) -> Any:
-    keys = key_pair(seed)
-    # Stock offers plaintext too, by which anybody may claim to be anybody (defect 1).
-    noise = Noise(keys, noise_privkey=create_noise_key_pair().private_key)
-    return new_host(
-        key_pair=keys,
-        sec_opt={NOISE: noise},
-        muxer_preference="YAMUX",
-        transports=[TCP()],
-        announce_addrs=[Multiaddr(address) for address in config.announce] or None,
-        disable_identify_address_discovery=True,
-        # Its circuit breaker and memory guesses would let an attacker close the node to all.
-        resource_manager=new_resource_manager(
-            enable_memory_limits=False,
-            enable_memory_pooling=False,
-            enable_circuit_breaker=False,
-            enable_graceful_degradation=False,
-        ),
-        connection_config=ConnectionConfig(
-            max_connections=CONNECTIONS_MAX,
-            min_connections=0,
-            low_watermark=0,  # stock would dial whatever address any peer claims; we keep peers
-            high_watermark=CONNECTIONS_MAX,
-            max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
-            inbound_upgrade_timeout=HANDSHAKE_S,
-            inbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-            outbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
-        ),
-    )
-
-
-async def _check_free(listen: tuple[str, ...]) -> None:
-    """libp2p binds with SO_REUSEPORT: two nodes on one port would silently share its callers."""
-    for address in listen:
-        parts = address.split("/")
-        if len(parts) != 5 or parts[1] not in ("ip4", "ip6") or parts[3] != "tcp":
-            raise MarketError(f"cannot listen on {address!r}", hint="write /ip4/0.0.0.0/tcp/4001")
-        family = trio.socket.AF_INET6 if parts[1] == "ip6" else trio.socket.AF_INET
-        with trio.socket.socket(family, trio.socket.SOCK_STREAM) as probe:
-            probe.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
-            try:
-                await probe.bind((parts[2], int(parts[4])))
-            except (OSError, ValueError) as problem:
-                raise MarketError(
-                    f"cannot listen on {address}: {problem}",
-                    hint="is another node running here? use another port, or 0 for any free one",
-                ) from problem
-
-
 @asynccontextmanager
 async def run_network(config: NetworkConfig, seed: bytes, clock: Clock) -> AsyncIterator[Network]:
     """Run a node's network; it listens by the time it is yielded, and is gone without trace after.
@@ -428,7 +334,7 @@ async def run_network(config: NetworkConfig, seed: bytes, clock: Clock) -> Async
     listen. An error of the body comes out as it is, not in a group.
     """
     patches.apply()
-    await _check_free(config.listen)
+    await check_free(config.listen)
     failure: Exception | None = None
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

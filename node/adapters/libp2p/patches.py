@@ -39,7 +39,6 @@ _EXPECTED: tuple[tuple[Any, str], ...] = (
     (pubsub.Pubsub, "push_msg"),
     (pubsub.Pubsub, "write_msg"),
     (pubsub.Pubsub, "_handle_dead_peer"),
-    (pubsub.Pubsub, "add_to_blacklist"),
     (rpc_queue, "DefaultMaxMessageSize"),
     (swarm, "_HAPPY_EYEBALLS_DELAY"),
     (swarm.Swarm, "upgrade_inbound_raw_conn"),
@@ -65,6 +64,8 @@ _HEADER = struct.Struct(yamux.YAMUX_HEADER_FORMAT)
 _FRAME_BYTES = yamux.MAX_MESSAGE_SIZE - yamux.HEADER_SIZE
 _CREDIT_POLL_S = 0.01
 
+_stock_read_data_body = yamux.Yamux._read_data_body
+_stock_write = yamux.YamuxStream.write
 _applied = False
 
 
@@ -81,7 +82,7 @@ def self_test() -> None:
     """Assert that every attribute this package replaces or leans on exists in this libp2p."""
     missing = [f"{owner.__name__}.{name}" for owner, name in _EXPECTED if not hasattr(owner, name)]
     assert not missing, f"this libp2p is not the one we patch: no {', '.join(missing)}"
-    assert _WINDOW_WAIT in inspect.getsource(yamux.YamuxStream.write)
+    assert _WINDOW_WAIT in inspect.getsource(_stock_write), "YamuxStream.write waits differently"
 
 
 def apply() -> None:
@@ -107,16 +108,13 @@ def apply() -> None:
     )
 
 
-_read_data_body = yamux.Yamux._read_data_body
-
-
 async def _read_bounded(self: Any, length: int) -> Any:
     """A peer that ignores its window could fill our memory: yamux only logs that. Cut it off."""
     unread = sum(map(len, self.stream_buffers.values()))
     if unread + length > UNREAD_BYTES_MAX:
         log.warning("peer overran its window", peer=str(self.peer_id), unread=unread)
         raise trio.TooSlowError  # the one error that closes the connection from every call site
-    return await _read_data_body(self, length)
+    return await _stock_read_data_body(self, length)
 
 
 async def _write_whole(self: Any, data: bytes) -> None:

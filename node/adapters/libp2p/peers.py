@@ -6,7 +6,7 @@ A connection that only looks alive (no FIN, no answer) is found by an applicatio
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
@@ -50,16 +50,13 @@ class Peers:
         *,
         ping_interval_s: float,
         ping_timeout_s: float,
-        left: Callable[[bytes], None],
     ) -> None:
-        """`left` is told of each peer whose last connection has closed."""
         self._host = host
         self._swarm = host.get_network()
         self._nursery = nursery
         self._clock = clock
         self._interval_s = ping_interval_s
         self._timeout_s = ping_timeout_s
-        self._left = left
         self._peers: dict[bytes, _Peer] = {}
         self._listeners: WeakSet[Inbox[bytes]] = WeakSet()
         self._swarm.register_notifee(_Notifee(self))
@@ -122,7 +119,6 @@ class Peers:
             return
         self._peers.pop(key).scope.cancel()
         log.debug("peer disconnected", peer=key.hex())
-        self._left(key)
 
     async def _watch(self, key: bytes, peer: _Peer) -> None:
         with peer.scope:

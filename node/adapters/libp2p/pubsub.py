@@ -105,6 +105,9 @@ class LeanGossipSub(GossipSub):  # type: ignore[misc]
             eclipse_protection_enabled=False,
             do_px=False,
         )
+        # Back-offs are cut to whole seconds, the flood check is not: a GRAFT that was due would be
+        # called a flood and PRUNEd again, for as long as the heartbeats stay in step.
+        self.graft_flood_threshold = 1.0
         self._strike = strike
 
     async def publish(self, msg_forwarder: Any, pubsub_msg: Any) -> None:
@@ -202,6 +205,7 @@ class LeanPubsub(Pubsub):  # type: ignore[misc]
     def __init__(
         self, host: Any, router: LeanGossipSub, topics: frozenset[str], deliver: Deliver,
         strike: Strike,
+        denied: Callable[[bytes], bool],
     ) -> None:  # fmt: skip
         super().__init__(host, router, max_inbound_rpc_size=RPC_BYTES_MAX, allowed_topics=topics)
         self.seen_messages.stop()  # a thread; ours is bounded and needs none
@@ -212,6 +216,7 @@ class LeanPubsub(Pubsub):  # type: ignore[misc]
         self._topics = topics
         self._deliver = deliver
         self._strike = strike
+        self._denied = denied
         self._forwarders = Buckets(FORWARD_PER_S, FORWARD_BURST, CONNECTIONS_MAX * 2)
         self._authors = Buckets(AUTHOR_PER_S, AUTHOR_BURST, AUTHORS_MAX)
         self._records: dict[Any, bytes] = {}
@@ -298,7 +303,7 @@ class LeanPubsub(Pubsub):  # type: ignore[misc]
             self.counts["invalid"] += 1
             self._strike(msg_forwarder.to_bytes(), STRIKE_FORGED)
             return
-        if msg.from_id == self.my_id.to_bytes() or ID(msg.from_id) in self.blacklisted_peers:
+        if msg.from_id == self.my_id.to_bytes() or self._denied(author):
             return
         if len(msg.topicIDs) != 1 or msg.topicIDs[0] not in self._topics:
             return  # a peer may carry more topics than we do

@@ -139,26 +139,25 @@ class Requests:
         """Raises UnreachableError, or LimitError if `data` is too large."""
         if len(data) > ENVELOPE_BYTES_MAX:
             raise LimitError(f"a request of {len(data)} bytes, at most {ENVELOPE_BYTES_MAX} travel")
-        with trio.move_on_after(timeout_s):
-            async with self._slot(peer):
-                line = await self._line(peer)
-                self._counts["requests_out"] += 1
-                return await line.ask(kind, data)
+        try:
+            with trio.move_on_after(timeout_s):
+                async with self._slot(peer):
+                    line = await self._line(peer)
+                    self._counts["requests_out"] += 1
+                    return await line.ask(kind, data)
+        finally:
+            self._tidy(peer)
         raise UnreachableError(
             f"no answer from the peer within {timeout_s:g}s", hint="it may be overloaded or gone"
         )
 
-    def forget(self, peer: bytes) -> None:
-        """The peer has disconnected: keep nothing of it but what is in use."""
-        slot = self._slots.get(peer)
+    def _tidy(self, peer: bytes) -> None:
+        """Keep nothing of a peer with whom nothing is going on."""
+        slot, opening = self._slots.get(peer), self._opening.get(peer)
         if slot is not None and not slot.borrowed_tokens:
             del self._slots[peer]
-        opening = self._opening.get(peer)
         if opening is not None and not opening.locked():
             del self._opening[peer]
-        line = self._lines.get(peer)
-        if line is not None and line.dead:
-            del self._lines[peer]
 
     async def serve(self, stream: Any) -> None:
         """Answer a peer's requests on the stream it opened; its newest stream replaces others."""
@@ -188,8 +187,13 @@ class Requests:
             if line is None or line.dead:
                 line = _Line(await self._open_stream(peer), self._counts)
                 self._lines[peer] = line
-                self._nursery.start_soon(line.run)
+                self._nursery.start_soon(self._keep, peer, line)
             return line
+
+    async def _keep(self, peer: bytes, line: _Line) -> None:
+        await line.run()
+        if self._lines.get(peer) is line:
+            del self._lines[peer]
 
 
 class _Desk:

@@ -40,8 +40,8 @@ def seed(number: int) -> bytes:
 
 def config(bootstrap: tuple[str, ...] = (), **others: Any) -> NetworkConfig:
     """Loopback, any free port, short intervals."""
-    settings = {"keeper_interval_s": 0.2, "ping_interval_s": 0.5, **others}
-    return NetworkConfig(listen=ANY_PORT, bootstrap=bootstrap, topics=TOPICS, **settings)
+    settings = {"listen": ANY_PORT, "keeper_interval_s": 0.2, "ping_interval_s": 0.5, **others}
+    return NetworkConfig(bootstrap=bootstrap, topics=TOPICS, **settings)
 
 
 class World:
@@ -97,14 +97,16 @@ async def world() -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def stock_host(number: int = 99, **settings: Any) -> AsyncIterator[Any]:
+async def stock_host(
+    number: int = 99, *, listening: bool = False, **settings: Any
+) -> AsyncIterator[Any]:
     """A libp2p host without our guards, to say with it what our own software never would."""
     patches.apply()
     keys = create_new_key_pair(seed(number))
     security = {NOISE: Noise(keys, noise_privkey=create_noise_key_pair().private_key)}
     settings = {"key_pair": keys, "sec_opt": security, **settings}
     host = new_host(muxer_preference="YAMUX", transports=[TCP()], **settings)
-    async with host.run(listen_addrs=[]):
+    async with host.run(listen_addrs=[Multiaddr(address) for address in ANY_PORT if listening]):
         try:
             yield host
         finally:
