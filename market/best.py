@@ -30,7 +30,12 @@ _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 def best(
     columns: Columns, query: Query, k: int, is_cached: CachedTest
 ) -> tuple[list[tuple[float, int, int]], Rows]:
-    """The best `k` rows as (total, tie, place in the rows returned beside), in that order.
+    """The best `k` rows as (total, tie, place in the rows returned beside), in that order."""
+    return _ordered(columns, query, cheapest(columns, query, k, is_cached), k)
+
+
+def cheapest(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> Rows:
+    """At least the best `k` rows, with all that tie with the k-th, in no order.
 
     Reads blocks by their bound until no unread one can hold a row as good as the k-th. A bit of an
     image's hash says only that it may be cached: `is_cached(slots)` is asked where it matters.
@@ -52,9 +57,7 @@ def best(
         if len(kept.slots) > 4 * k:
             kept = _cut(kept, k)
         done, step = step_end, step * 2
-    if kept is None:
-        kept = _nothing()
-    return _ordered(columns, query, kept, k)
+    return _cut(kept, k) if kept is not None else _nothing()
 
 
 def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: CachedTest) -> Rows:

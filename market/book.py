@@ -280,6 +280,18 @@ class Book:
         ranked, rows = best.best(self._columns, query, k, self._image_test(demand))
         return self._candidates(ranked, rows)
 
+    def fitting(self, demand: Demand, now: float, k: int | None = None) -> scan.Rows:
+        """Rows of all offers that fit, or of the `k` cheapest (and ties), in no order."""
+        query = self.query(demand, now, None)
+        test = self._image_test(demand)
+        if k is not None:
+            return best.cheapest(self._columns, query, k, test)
+        return scan.everything(self._columns, query, test)
+
+    def slot_of(self, offer: Offer) -> int:
+        """The row of `columns` that an offer of this book is in."""
+        return self._entries[offer.peer, offer.offer_id].slot
+
     def query(
         self, demand: Demand, now: float, rtt_us: Mapping[bytes, int] | None = None
     ) -> scan.Query:

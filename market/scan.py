@@ -8,7 +8,7 @@ offer, peer or network.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +95,7 @@ def promising(columns: Columns, query: Query) -> tuple[Slots, Reals]:
     if not len(blocks):
         return blocks, np.zeros(0)
     group = columns.zone_group[blocks]
-    speed = _speed(query, group, zone[c.SCORE], query.most[group])
+    speed = speeds(query, group, zone[c.SCORE], query.most[group])
     image = (bits[2] & np.uint64(query.image_bit)) != 0 if query.image_bit else None
     units, price = least[blocks], columns.zone_price[blocks]
     parts = _charge(query, zone, price, units, speed, image, 0.0)
@@ -119,6 +119,18 @@ def evaluate(
     return price_rows(columns, query, slots[at], units[at], numbers[:, at], is_cached)
 
 
+def everything(columns: Columns, query: Query, is_cached: CachedTest) -> Rows:
+    """Every fitting row of every block that may hold one, all images looked up."""
+    blocks, _ = promising(columns, query)
+    rows = evaluate(columns, query, blocks, is_cached)
+    if rows.image is None or not rows.image.any():
+        return rows
+    wrong = ~np.array(is_cached(rows.slots.tolist()), np.bool_) & rows.image
+    dear = price_rows(columns, replace(query, image_bit=0), rows.slots[wrong], rows.units[wrong])
+    rows.total[wrong] = dear.total
+    return rows
+
+
 def price_rows(
     columns: Columns,
     query: Query,
@@ -133,8 +145,8 @@ def price_rows(
         numbers = columns.numbers.reshape(c.COLUMNS, -1)[:, slots]
     group = columns.zone_group[slots // columns.block]
     price = columns.price.reshape(-1)[slots]
-    far = _round_trips(query, numbers)
-    speed = _speed(query, group, numbers[c.SCORE], units)
+    far = round_trips(query, numbers)
+    speed = speeds(query, group, numbers[c.SCORE], units)
     image = None
     if query.image_bit:
         image = (columns.images.reshape(-1)[slots] & np.uint64(query.image_bit)) != 0
@@ -183,7 +195,7 @@ def _fitting(
     """Which rows fit by their own numbers, and how many units of each the demand takes."""
     demand = query.demand
     wanted, low = query.floor
-    units = _row_units(query, numbers[c.MODEL], numbers[c.FREE])
+    units = row_units(query, numbers[c.MODEL], numbers[c.FREE])
     fits = (numbers[wanted] >= low).all(axis=0)
     fits &= (numbers[c.FREE] >= units) & (units > 0)
     fits &= columns.price[blocks].ravel() <= float(demand.max_price_per_hour)
@@ -200,7 +212,8 @@ def _fitting(
     return fits, units
 
 
-def _row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
+def row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
+    """How many units of each row the demand takes, 0 where the model is not wanted."""
     units: Numbers = query.choices[0][model]
     for choice in query.choices[1:]:
         other = choice[model]
@@ -238,12 +251,19 @@ def needed_flags(demand: Demand) -> int:
     )
 
 
-def _speed(
+def run_seconds(query: Query, group: Slots, score: Numbers, units: Numbers) -> Reals:
+    """How long the demand runs on rows that may take different numbers of units."""
+    run_s: Reals = query.weights.work_s / speeds(replace(query, count=None), group, score, units)
+    return run_s
+
+
+def speeds(
     query: Query,
     group: npt.NDArray[np.int64],
     score: Numbers,
     units: Numbers | int,
 ) -> Reals:
+    """The speed of rows for the demand, as multiples of the reference GPU."""
     if not query.weights.scales:
         return np.ones(len(group))
     nominal, certificate = NOMINAL[query.demand.workload], CERTIFICATE
@@ -285,7 +305,8 @@ def _charge(
     )
 
 
-def _round_trips(query: Query, numbers: Numbers) -> Reals:
+def round_trips(query: Query, numbers: Numbers) -> Reals:
+    """The measured round trip to each row's peer, else the coordinates', in microseconds."""
     own: Coordinate = query.demand.coordinate
     count = numbers.shape[1]
     if own.error_ppm >= PPM:
