@@ -5,27 +5,40 @@ Exact: what it leaves unread is bounded from below. Knows rows and a query; no o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from market.columns import Columns
 from market.cost import Parts
-from market.scan import Query, Reals, Rows, evaluate, price_rows, promising, select
+from market.scan import (
+    CachedTest,
+    Query,
+    Reals,
+    Rows,
+    Slots,
+    evaluate,
+    price_rows,
+    promising,
+    select,
+)
 
 FIRST_BLOCKS = 3  # how many blocks are read before the first bound is known
-CachedTest = Callable[[int], bool]
 _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def best(
     columns: Columns, query: Query, k: int, is_cached: CachedTest
 ) -> tuple[list[tuple[float, int, int]], Rows]:
-    """The best `k` rows as (total, tie, place in the rows returned beside), in that order.
+    """The best `k` rows as (total, tie, place in the rows returned beside), in that order."""
+    return _ordered(columns, query, cheapest(columns, query, k, is_cached), k)
+
+
+def cheapest(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> Rows:
+    """At least the best `k` rows, with all that tie with the k-th, in no order.
 
     Reads blocks by their bound until no unread one can hold a row as good as the k-th. A bit of an
-    image's hash says only that it may be cached: `is_cached(slot)` is asked where it matters.
+    image's hash says only that it may be cached: `is_cached(slots)` is asked where it matters.
     """
     assert k > 0, "the best none are not looked for"
     blocks, bounds = promising(columns, query)
@@ -38,15 +51,13 @@ def best(
         step_end = min(done + step, int(np.searchsorted(bounds, worst, side="right")))
         if step_end <= done:
             break
-        rows = evaluate(columns, query, blocks[done:step_end])
+        rows = evaluate(columns, query, blocks[done:step_end], is_cached)
         rows = _certain(columns, query, rows, k, is_cached)
         kept = rows if kept is None else _joined(kept, rows)
         if len(kept.slots) > 4 * k:
             kept = _cut(kept, k)
         done, step = step_end, step * 2
-    if kept is None:
-        kept = _nothing()
-    return _ordered(columns, query, _cut(kept, k), k)
+    return _cut(kept, k) if kept is not None else _nothing()
 
 
 def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: CachedTest) -> Rows:
@@ -58,7 +69,8 @@ def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: Cach
     while True:
         worst = np.partition(rows.total, k - 1)[k - 1] if len(rows.total) > k else np.inf
         asked = np.flatnonzero(unsure & (rows.total <= worst))
-        wrong = np.array([at for at in asked if not is_cached(int(rows.slots[at]))], np.int64)
+        is_there = np.array(is_cached(rows.slots[asked].tolist()), np.bool_)
+        wrong = asked[~is_there]
         unsure[asked] = False
         if not len(asked):
             return rows
@@ -73,41 +85,38 @@ def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: Cach
 
 
 def _joined(a: Rows, b: Rows) -> Rows:
-    both = [
-        np.concatenate(pair)
-        for pair in zip(_parts_of(a), _parts_of(b), strict=True)
-    ]  # fmt: skip
+    both = zip(a.parts.fields(), b.parts.fields(), strict=True)
     return Rows(
         np.concatenate([a.slots, b.slots]),
         np.concatenate([a.units, b.units]),
         np.concatenate([a.total, b.total]),
-        Parts(*both),
+        Parts(*(np.concatenate(pair) for pair in both)),
         None,
     )
-
-
-def _parts_of(rows: Rows) -> tuple[Reals, ...]:
-    p = rows.parts
-    return p.price, p.waiting, p.risk, p.transfer_s, p.run_s, p.ready_s
 
 
 def _cut(rows: Rows, k: int) -> Rows:
     """Only the rows no worse than the k-th; all that tie with it stay."""
     if len(rows.slots) <= k:
         return rows
-    worst = np.partition(rows.total, k - 1)[k - 1]
-    return select(rows, np.flatnonzero(rows.total <= worst))
+    return select(rows, _within(rows.total, k))
 
 
 def _ordered(
     columns: Columns, query: Query, rows: Rows, k: int
 ) -> tuple[list[tuple[float, int, int]], Rows]:
-    keys = columns.key.reshape(-1)[rows.slots].tolist()
+    at = rows.total.argsort(kind="stable") if len(rows.total) < k else _within(rows.total, k)
+    keys = columns.key.reshape(-1)[rows.slots[at]].tolist()
     ranked = sorted(
         (cost, mixed(key, query.tie), place)
-        for place, (cost, key) in enumerate(zip(rows.total.tolist(), keys, strict=True))
+        for cost, key, place in zip(rows.total[at].tolist(), keys, at.tolist(), strict=True)
     )
     return ranked[:k], rows
+
+
+def _within(total: Reals, k: int) -> Slots:
+    """Where the totals are no worse than the k-th; all that tie with it are among them."""
+    return np.flatnonzero(total <= np.partition(total, k - 1)[k - 1])
 
 
 def _nothing() -> Rows:

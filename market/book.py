@@ -16,7 +16,7 @@ import numpy as np
 from market import best, scan
 from market import columns as c
 from market.columns import Columns, Row
-from market.cost import Cost, smallest_count, tell, weigh
+from market.cost import Cost, Parts, smallest_count, tell, weigh
 from market.errors import RefusedError
 from market.limits import (
     CLOCK_SKEW_S,
@@ -38,12 +38,22 @@ Key = tuple[bytes, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One offer that fits a demand. Candidates rank by (total, tie, peer, offer id)."""
+    """One offer that fits a demand. Candidates rank by (total, tie, peer, offer id).
+
+    `parts` are the numbers that `cost` is told from.
+    """
 
     offer: Offer
     total: int
     tie: int
-    cost: Cost
+    units: int
+    parts: tuple[float, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """The breakdown of `total`."""
+        wait_s, start_up_s = float(self.offer.queue_wait_s), self.offer.start_up_ms / 1000
+        return tell(Parts(*self.parts), self.units, wait_s, start_up_s)
 
     @property
     def rank(self) -> tuple[int, int, bytes, bytes]:
@@ -103,7 +113,7 @@ class Book:
         self._per_peer_max = per_peer_max
         self._columns = Columns(block)
         self._entries: dict[Key, _Entry] = {}
-        self._at: dict[int, Key] = {}
+        self._at: dict[int, _Entry] = {}
         self._of_peer: dict[bytes, set[bytes]] = {}
         self._by_count: dict[int, dict[bytes, None]] = {}
         self._envelopes: dict[bytes, _Envelope] = {}
@@ -161,8 +171,8 @@ class Book:
     def expire(self, now: float) -> int:
         """Forget every offer whose time is over; returns how many."""
         due = [self._at[slot] for slot in self._columns.expired(now)]
-        for key in due:
-            self._remove(key)
+        for entry in due:
+            self._remove((entry.offer.peer, entry.offer.offer_id))
         self._counts.expired += len(due)
         return len(due)
 
@@ -210,7 +220,7 @@ class Book:
 
     def at(self, slot: int) -> Offer:
         """The offer in a row of `columns`."""
-        return self._entries[self._at[slot]].offer
+        return self._at[slot].offer
 
     def digests(self, limit: int = 4096) -> tuple[bytes, ...]:
         """SHA-256 of the envelopes that hold live offers, in order, for `Sync.known`."""
@@ -268,15 +278,27 @@ class Book:
             return ()
         query = self.query(demand, now, rtt_us)
         ranked, rows = best.best(self._columns, query, k, self._image_test(demand))
-        return tuple(
-            self._candidate(rows, place, tie) for _, tie, place in self._settle(ranked, rows)
-        )
+        return self._candidates(ranked, rows)
+
+    def fitting(self, demand: Demand, now: float, k: int | None = None) -> scan.Rows:
+        """Rows of all offers that fit, or of the `k` cheapest (and ties), in no order."""
+        query = self.query(demand, now, None)
+        test = self._image_test(demand)
+        if k is not None:
+            return best.cheapest(self._columns, query, k, test)
+        return scan.everything(self._columns, query, test)
+
+    def slot_of(self, offer: Offer) -> int:
+        """The row of `columns` that an offer of this book is in."""
+        return self._entries[offer.peer, offer.offer_id].slot
 
     def query(
         self, demand: Demand, now: float, rtt_us: Mapping[bytes, int] | None = None
     ) -> scan.Query:
         """The demand made ready for the columns."""
         choices, least, most = self._choices(demand.requirements.accelerators)
+        groups = most.nonzero()[0]
+        counts = set(most[groups].tolist()) | set(least[groups].tolist())
         regions, region_bits = self._regions(demand.requirements.regions)
         peers = [self._peers.number(peer) for peer in demand.exclude]
         measured = {}
@@ -291,35 +313,35 @@ class Book:
             choices=choices,
             least=least,
             most=most,
+            group=int(groups[0]) if len(groups) == 1 else None,
+            count=counts.pop() if len(counts) == 1 else None,
             regions=regions if demand.requirements.regions else None,
             region_bits=region_bits,
             exclude=tuple(number for number in peers if number is not None),
             rtt_us=measured,
             image_bit=image_bit(demand.image) if demand.image_bytes else 0,
+            floor=scan.floor(demand, now),
+            good=scan.needed_flags(demand),
             tie=demand_tie(demand),
             now=now,
         )
 
-    def _image_test(self, demand: Demand) -> best.CachedTest:
-        return lambda slot: demand.image in self.at(slot).cached_images
+    def _image_test(self, demand: Demand) -> scan.CachedTest:
+        image, at = demand.image, self._at
+        return lambda slots: [image in at[slot].offer.cached_images for slot in slots]
 
-    def _settle(
+    def _candidates(
         self, ranked: list[tuple[float, int, int]], rows: scan.Rows
-    ) -> list[tuple[float, int, int]]:
-        """Order even those whose 64-bit ties are equal, by peer and offer id."""
-        return sorted(
-            ranked, key=lambda r: (r[0], r[1], self._at[int(rows.slots[r[2]])])
-        )  # fmt: skip
-
-    def _candidate(self, rows: scan.Rows, place: int, tie: int) -> Candidate:
-        offer = self.at(int(rows.slots[place]))
-        cost = tell(
-            scan.one(rows.parts, place),
-            int(rows.units[place]),
-            float(offer.queue_wait_s),
-            offer.start_up_ms / 1000,
+    ) -> tuple[Candidate, ...]:
+        at = [place for _, _, place in ranked]
+        columns = [column[at].tolist() for column in rows.parts.fields()]
+        units = rows.units[at].tolist()
+        return tuple(
+            Candidate(self.at(slot), int(total), tie, count, parts)
+            for (total, tie, _), slot, count, parts in zip(
+                ranked, rows.slots[at].tolist(), units, zip(*columns, strict=True), strict=True
+            )
         )
-        return Candidate(offer, cost.total, tie, cost)
 
     # Rows and names.
 
@@ -347,8 +369,7 @@ class Book:
         self._hold(name, raw)
         slot = self._columns.insert(row)
         self._follow()
-        self._entries[key] = _Entry(offer, sequence, name, slot)
-        self._at[slot] = key
+        self._entries[key] = self._at[slot] = _Entry(offer, sequence, name, slot)
         self._count(offer.peer, offer.offer_id, present=True)
         return True
 
@@ -364,9 +385,9 @@ class Book:
     def _follow(self) -> None:
         """Note where the columns moved rows to."""
         for old, new in self._columns.moved:
-            key = self._at.pop(old)
-            self._at[new] = key
-            self._entries[key].slot = new
+            entry = self._at.pop(old)
+            self._at[new] = entry
+            entry.slot = new
         self._columns.moved.clear()
 
     def _count(self, peer: bytes, offer_id: bytes, *, present: bool) -> None:

@@ -62,18 +62,22 @@ class Parts:
     run_s: Any
     ready_s: Any
 
+    def fields(self) -> tuple[Any, ...]:
+        """In the order of the fields."""
+        return self.price, self.waiting, self.risk, self.transfer_s, self.run_s, self.ready_s
+
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What of a demand enters the formula, as floats. Built once per demand by `weigh`."""
+    """What of a demand enters the formula: floats by `weigh`, or columns of them for a batch."""
 
-    work_s: float  # seconds on one reference GPU
+    work_s: Any  # seconds on one reference GPU
     scales: bool  # False: it runs so long on any GPU
-    value_per_s: float  # base units per second of waiting
-    in_kbit: float  # inputs
-    image_kbit: float  # the image, where it is not cached
-    out_kbit: float
-    checkpoint_s: float  # work between checkpoints; infinite without any
+    value_per_s: Any  # base units per second of waiting
+    in_kbit: Any  # inputs
+    image_kbit: Any  # the image, where it is not cached
+    out_kbit: Any
+    checkpoint_s: Any  # work between checkpoints; infinite without any
 
 
 def weigh(demand: Demand) -> Weights:
@@ -198,7 +202,7 @@ def smallest_count(demand: Demand) -> int:
     return max(1, min((a.count for a in demand.requirements.accelerators), default=1))
 
 
-def parallel(units: Any, smallest: int) -> Any:
+def parallel(units: Any, smallest: Any) -> Any:
     """How much faster `units` are than the smallest choice: 90 % of each further unit counts."""
     return 1.0 + SCALING * (units / smallest - 1.0)
 
@@ -213,7 +217,7 @@ def speed(demand: Demand, offer: Offer, units: int) -> float:
 def run_seconds(demand: Demand, offer: Offer, units: int) -> float:
     """How long the demand is expected to run on so many units of the offer."""
     weights = weigh(demand)
-    return weights.work_s / (speed(demand, offer, units) if weights.scales else 1.0)
+    return float(weights.work_s / (speed(demand, offer, units) if weights.scales else 1.0))
 
 
 def failure_chance(reliability_ppm: int) -> float:

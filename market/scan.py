@@ -7,8 +7,8 @@ offer, peer or network.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from market.units import HOUR_S, PPM
 Reals = npt.NDArray[np.float64]
 Slots = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
+ASKED_MAX = 128  # rows whose image may be cached that are looked up one by one
+CachedTest = Callable[[list[int]], list[bool]]
 ANY_WORK = Workload.TRAINING  # certificates are measured with training, whatever is run later
 
 GROUPS: dict[str, int] = {name: place for place, name in enumerate(table(), start=1)}
@@ -45,11 +47,15 @@ class Query:
     choices: tuple[Numbers, ...]  # units by model (0: not taken); later ones are smaller
     least: Numbers  # the smallest of them by group: what a zone must have
     most: Numbers  # the largest by group: how fast a row can be
+    group: int | None  # the one group that can fit, if there is but one
+    count: int | None  # the one number of units, if there is but one
     regions: Flags | None  # by region number; None: anywhere
     region_bits: int
     exclude: tuple[int, ...]  # peer numbers
     rtt_us: Mapping[int, int]  # measured, by peer number
     image_bit: int  # 0: no image to fetch
+    floor: tuple[Slots, Numbers]  # columns, and the least that each must hold
+    good: int  # bits of FLAGS that must be set
     tie: int
     now: float
 
@@ -71,42 +77,58 @@ def promising(columns: Columns, query: Query) -> tuple[Slots, Reals]:
     The bound is the formula itself on the best value of each column: as every step of it rounds
     monotonically, no row of the block costs less.
     """
-    demand = query.demand
-    zone, group = columns.zone, columns.zone_group
-    least = query.least[group]
-    fits = (least > 0) & (columns.zone_price <= float(demand.max_price_per_hour))
-    fits &= (zone[c.FREE] >= least) & (zone[c.EXPIRES] > query.now)
-    fits &= zone[c.MAX_DURATION] >= demand.max_duration_s
-    fits &= zone[c.MIN_DURATION] <= demand.max_duration_s
-    for column, low in _minima(query):
-        if low:
-            fits &= zone[column] >= low
-    good = _needed_flags(query)
-    if good:
-        fits &= (columns.zone_bits[0] & np.uint64(good)) == good
+    least = query.least[columns.zone_group]
+    cap = float(query.demand.max_price_per_hour)
+    blocks = ((least > 0) & (columns.zone_price <= cap)).nonzero()[0]
+    zone = columns.zone[:, blocks]
+    wanted, low = query.floor
+    fits = (zone[wanted] >= low).all(axis=0)
+    fits &= zone[c.FREE] >= least[blocks]
+    fits &= zone[c.MIN_DURATION] <= query.demand.max_duration_s
+    bits = columns.zone_bits[:, blocks]
+    if query.good:
+        fits &= (bits[0] & np.uint64(query.good)) == query.good
     if query.regions is not None:
-        fits &= (columns.zone_bits[1] & np.uint64(query.region_bits)) != 0
-    blocks = np.flatnonzero(fits)
+        fits &= (bits[1] & np.uint64(query.region_bits)) != 0
+    if not fits.all():
+        blocks, zone, bits = blocks[fits], zone[:, fits], bits[:, fits]
     if not len(blocks):
         return blocks, np.zeros(0)
-    group = group[blocks]
-    best = zone[:, blocks]
-    units = least[blocks]
-    most = query.most[group]
-    speed = _speed(query, group, best[c.SCORE], most)
-    image = (columns.zone_bits[2][blocks] & np.uint64(query.image_bit)) != 0
-    parts = _charge(query, best, columns.zone_price[blocks], units, speed, image, 0.0)
+    group = columns.zone_group[blocks]
+    speed = speeds(query, group, zone[c.SCORE], query.most[group])
+    image = (bits[2] & np.uint64(query.image_bit)) != 0 if query.image_bit else None
+    units, price = least[blocks], columns.zone_price[blocks]
+    parts = _charge(query, zone, price, units, speed, image, 0.0)
     bound = total(parts)
     order = np.argsort(bound, kind="stable")
     return blocks[order], bound[order]
 
 
-def evaluate(columns: Columns, query: Query, blocks: Slots) -> Rows:
-    """Every row of these blocks that fits, with its cost."""
-    take = _Take(columns, blocks)
-    fits, units = _fitting(query, take)
-    at = np.flatnonzero(fits)
-    return price_rows(columns, query, take.slots[at], units[at])
+def evaluate(
+    columns: Columns, query: Query, blocks: Slots, is_cached: CachedTest | None = None
+) -> Rows:
+    """Every row of these blocks that fits, with its cost.
+
+    With `is_cached` few rows whose image may be cached are asked at once; of many, `image` says
+    that they may be.
+    """
+    slots: Slots = (blocks[:, None] * columns.block + np.arange(columns.block)).ravel()
+    numbers = columns.numbers[:, blocks].reshape(c.COLUMNS, -1)
+    fits, units = _fitting(columns, query, blocks, numbers)
+    at = fits.nonzero()[0]
+    return price_rows(columns, query, slots[at], units[at], numbers[:, at], is_cached)
+
+
+def everything(columns: Columns, query: Query, is_cached: CachedTest) -> Rows:
+    """Every fitting row of every block that may hold one, all images looked up."""
+    blocks, _ = promising(columns, query)
+    rows = evaluate(columns, query, blocks, is_cached)
+    if rows.image is None or not rows.image.any():
+        return rows
+    wrong = ~np.array(is_cached(rows.slots.tolist()), np.bool_) & rows.image
+    dear = price_rows(columns, replace(query, image_bit=0), rows.slots[wrong], rows.units[wrong])
+    rows.total[wrong] = dear.total
+    return rows
 
 
 def price_rows(
@@ -114,19 +136,30 @@ def price_rows(
     query: Query,
     slots: Slots,
     units: Numbers,
+    numbers: Numbers | None = None,
+    is_cached: CachedTest | None = None,
 ) -> Rows:
     """What these rows cost; those that miss a limit that follows from the cost are dropped."""
     demand = query.demand
-    numbers = columns.numbers.reshape(c.COLUMNS, -1)[:, slots]
+    if numbers is None:
+        numbers = columns.numbers.reshape(c.COLUMNS, -1)[:, slots]
     group = columns.zone_group[slots // columns.block]
     price = columns.price.reshape(-1)[slots]
-    far = _round_trips(query, numbers)
-    speed = _speed(query, group, numbers[c.SCORE], units)
+    far = round_trips(query, numbers)
+    speed = speeds(query, group, numbers[c.SCORE], units)
     image = None
     if query.image_bit:
         image = (columns.images.reshape(-1)[slots] & np.uint64(query.image_bit)) != 0
+    unsure = image
+    if image is not None and is_cached is not None:
+        asked = image.nonzero()[0]
+        if len(asked) <= ASKED_MAX:
+            image[asked] = is_cached(slots[asked].tolist())
+            unsure = None
     parts = _charge(query, numbers, price, units, speed, image, far)
-    rows = Rows(slots, units, total(parts), parts, image)
+    rows = Rows(slots, units, total(parts), parts, unsure)
+    if not (demand.requirements.max_rtt_us or demand.estimate_s or demand.deadline_at_s):
+        return rows
     keep = np.ones(len(slots), np.bool_)
     want = demand.requirements
     if want.max_rtt_us:
@@ -136,37 +169,17 @@ def price_rows(
         keep &= run_s <= demand.max_duration_s
     if demand.deadline_at_s:
         keep &= query.now + numbers[c.QUEUE] + run_s <= demand.deadline_at_s
-    return rows if keep.all() else select(rows, np.flatnonzero(keep))
+    return rows if keep.all() else select(rows, keep.nonzero()[0])
 
 
 def select(rows: Rows, at: Slots) -> Rows:
     """Some of the rows, in the order of `at`."""
-    parts = rows.parts
     return Rows(
         slots=rows.slots[at],
         units=rows.units[at],
         total=rows.total[at],
-        parts=Parts(
-            parts.price[at],
-            parts.waiting[at],
-            parts.risk[at],
-            parts.transfer_s[at],
-            parts.run_s[at],
-            parts.ready_s[at],
-        ),
+        parts=Parts(*(column[at] for column in rows.parts.fields())),
         image=None if rows.image is None else rows.image[at],
-    )
-
-
-def one(parts: Parts, place: int) -> Parts:
-    """One row's parts, as plain floats."""
-    return Parts(
-        float(parts.price[place]),
-        float(parts.waiting[place]),
-        float(parts.risk[place]),
-        float(parts.transfer_s[place]),
-        float(parts.run_s[place]),
-        float(parts.ready_s[place]),
     )
 
 
@@ -176,54 +189,31 @@ def total(parts: Parts) -> Reals:
     return summed
 
 
-class _Take:
-    """Reads a column of some blocks, whole blocks at a time."""
-
-    def __init__(self, columns: Columns, blocks: Slots) -> None:
-        self.columns = columns
-        self.blocks = blocks
-        self.group = columns.zone_group[blocks]
-        places = np.arange(columns.block)
-        self.slots: Slots = (blocks[:, None] * columns.block + places).ravel()
-
-    def __getitem__(self, column: int) -> Numbers:
-        column_of: Numbers = self.columns.numbers[column].take(self.blocks, axis=0)
-        return column_of
-
-    @property
-    def price(self) -> Reals:
-        return self.columns.price.take(self.blocks, axis=0)
-
-
-def _fitting(query: Query, take: _Take) -> tuple[Flags, Numbers]:
+def _fitting(
+    columns: Columns, query: Query, blocks: Slots, numbers: Numbers
+) -> tuple[Flags, Numbers]:
     """Which rows fit by their own numbers, and how many units of each the demand takes."""
     demand = query.demand
-    fits = take[c.EXPIRES] > query.now
-    free = take[c.FREE]
-    units = _row_units(query, take, free)
-    fits &= (free >= units) & (units > 0)
-    fits &= take.price <= float(demand.max_price_per_hour)
-    fits &= take[c.MAX_DURATION] >= demand.max_duration_s
-    fits &= take[c.MIN_DURATION] <= demand.max_duration_s
-    for column, low in _minima(query):
-        if low:
-            fits &= take[column] >= low
+    wanted, low = query.floor
+    units = row_units(query, numbers[c.MODEL], numbers[c.FREE])
+    fits = (numbers[wanted] >= low).all(axis=0)
+    fits &= (numbers[c.FREE] >= units) & (units > 0)
+    fits &= columns.price[blocks].ravel() <= float(demand.max_price_per_hour)
+    fits &= numbers[c.MIN_DURATION] <= demand.max_duration_s
     disk = demand.requirements.disk_mib
     if disk:
-        fits &= take[c.DISK].astype(np.int64) * units >= disk
-    good = _needed_flags(query)
-    if good:
-        fits &= (take[c.FLAGS] & np.uint32(good)) == good
+        fits &= numbers[c.DISK].astype(np.int64) * units >= disk
+    if query.good:
+        fits &= (numbers[c.FLAGS] & np.uint32(query.good)) == query.good
     if query.regions is not None:
-        fits &= query.regions[take[c.REGION]]
+        fits &= query.regions[numbers[c.REGION]]
     for peer in query.exclude:
-        fits &= take[c.PEER] != peer
-    flat: Flags = fits.ravel()
-    return flat, units.ravel()
+        fits &= numbers[c.PEER] != peer
+    return fits, units
 
 
-def _row_units(query: Query, take: _Take, free: Numbers) -> Numbers:
-    model = take[c.MODEL]
+def row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
+    """How many units of each row the demand takes, 0 where the model is not wanted."""
     units: Numbers = query.choices[0][model]
     for choice in query.choices[1:]:
         other = choice[model]
@@ -232,36 +222,57 @@ def _row_units(query: Query, take: _Take, free: Numbers) -> Numbers:
     return units
 
 
-def _minima(query: Query) -> tuple[tuple[int, int], ...]:
-    want = query.demand.requirements
-    return (
+def floor(demand: Demand, now: float) -> tuple[Slots, Numbers]:
+    """Which columns must hold at least how much: the simple constraints, as one comparison."""
+    want = demand.requirements
+    lows = (
+        (c.EXPIRES, max(0, int(now)) + 1),
+        (c.MAX_DURATION, demand.max_duration_s),
         (c.VRAM, want.vram_mib),
         (c.CUDA, want.cuda_vers),
         (c.CPUS, want.cpus),
         (c.MEMORY, want.memory_mib),
         (c.RELIABILITY, want.min_reliability_ppm),
     )
-
-
-def _needed_flags(query: Query) -> int:
-    want = query.demand.requirements
+    used = [(column, low) for column, low in lows if low]
     return (
-        (c.VERIFIED if want.verified else 0)
-        | (c.REAL if want.real else 0)
-        | (0 if query.demand.preemptible else c.STEADY)
+        np.array([column for column, _ in used], np.int64),
+        np.array([[low] for _, low in used], np.uint32),
     )
 
 
-def _speed(
+def needed_flags(demand: Demand) -> int:
+    """The bits of FLAGS that an offer must have set."""
+    want = demand.requirements
+    return (
+        (c.VERIFIED if want.verified else 0)
+        | (c.REAL if want.real else 0)
+        | (0 if demand.preemptible else c.STEADY)
+    )
+
+
+def run_seconds(query: Query, group: Slots, score: Numbers, units: Numbers) -> Reals:
+    """How long the demand runs on rows that may take different numbers of units."""
+    run_s: Reals = query.weights.work_s / speeds(replace(query, count=None), group, score, units)
+    return run_s
+
+
+def speeds(
     query: Query,
     group: npt.NDArray[np.int64],
     score: Numbers,
-    units: Numbers,
+    units: Numbers | int,
 ) -> Reals:
+    """The speed of rows for the demand, as multiples of the reference GPU."""
     if not query.weights.scales:
         return np.ones(len(group))
-    nominal = NOMINAL[query.demand.workload][group]
-    unit_milli = nominal * (score / CERTIFICATE[group])
+    nominal, certificate = NOMINAL[query.demand.workload], CERTIFICATE
+    if query.group is not None:
+        unit_milli = nominal[query.group] * (score / certificate[query.group])
+    else:
+        unit_milli = nominal[group] * (score / certificate[group])
+    if query.count is not None:
+        units = query.count
     speed: Reals = unit_milli / 1000 * parallel(units, query.smallest)
     return speed
 
@@ -294,7 +305,8 @@ def _charge(
     )
 
 
-def _round_trips(query: Query, numbers: Numbers) -> Reals:
+def round_trips(query: Query, numbers: Numbers) -> Reals:
+    """The measured round trip to each row's peer, else the coordinates', in microseconds."""
     own: Coordinate = query.demand.coordinate
     count = numbers.shape[1]
     if own.error_ppm >= PPM:
