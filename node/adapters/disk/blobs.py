@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -219,11 +220,7 @@ class DiskBlobs:
         file, draft = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".export-")
         try:
             with (self._whole / name).open("rb") as source, os.fdopen(file, "wb") as target:
-                left = os.fstat(source.fileno()).st_size
-                while left > 0:
-                    moved = os.copy_file_range(source.fileno(), target.fileno(), left)
-                    assert moved > 0, "a complete blob does not shrink"
-                    left -= moved
+                shutil.copyfileobj(source, target, _CHUNK)
             os.chmod(draft, 0o644)
             os.rename(draft, path)
         except BaseException:

@@ -130,8 +130,7 @@ def _process(plan: Plan) -> dict[str, Any]:
         "env": [f"{name}={value}" for name, value in sorted(plan.envs.items())],
         "cwd": plan.cwd,
         "capabilities": {
-            kind: []
-            for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+            kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
         },
         "rlimits": [{"type": k, "hard": n, "soft": n} for k, n in sorted(limits.items())],
         "noNewPrivileges": True,

@@ -226,9 +226,7 @@ class _Tree:
                     with self._directory(parts[:-1]) as parent:
                         self._place(tar, entry, parent, parts[-1])
 
-    def _place(
-        self, tar: tarfile.TarFile, entry: tarfile.TarInfo, parent: int, name: str
-    ) -> None:
+    def _place(self, tar: tarfile.TarFile, entry: tarfile.TarInfo, parent: int, name: str) -> None:
         if name == _OPAQUE:
             for child in os.listdir(parent):
                 _remove(parent, child)
