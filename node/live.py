@@ -69,14 +69,15 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         pins: set[bytes] = set()
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=lambda: pins)
         chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
+        devices = discover(place.declared)
         settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
         network = await stack.enter_async_context(run_network(network_config, signer.seed, clock))
         ports = Ports(
             gossip=network,
             link=network,
             chain=chain,
-            sandbox=OciSandbox(settings, blobs),
-            devices=discover(place.declared),
+            sandbox=OciSandbox(settings, blobs, devices),
+            devices=devices,
             blobs=blobs,
             logs=Logs(data / "logs"),
             journal=journal,
