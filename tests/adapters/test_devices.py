@@ -19,7 +19,8 @@ from node.adapters.devices.nvml import NvmlDevices, find_gpus, model_name
 from node.ports import Unit, UnitHealth
 
 SetState = Callable[..., None]
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(__file__).with_name("fakenvml.c")
 MACHINE = ("-1 driver 550.54.15", "-1 cuda 12040")
 RTX4090 = (
     "0 name NVIDIA GeForce RTX 4090",
@@ -53,8 +54,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert compiler, "the stand-in of the driver needs a C compiler: install gcc"
     library = tmp_path_factory.mktemp("nvml") / "libnvidia-ml.so.1"
     subprocess.run(
-        [compiler, "-shared", "-fPIC", "-Wl,-soname,libnvidia-ml.so.1", "-o", library]
-        + [HERE / "fakenvml.c"],
+        [compiler, "-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", library, SOURCE],
         check=True,
     )
     ctypes.CDLL(str(library))
@@ -148,7 +148,7 @@ from node.adapters.devices.discover import discover
 print(discover(None).units())
 """
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=HERE.parents[1]
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
     )
     assert ended.stdout.splitlines()[-1] == "()", ended.stderr
 

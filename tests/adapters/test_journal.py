@@ -3,7 +3,6 @@ its file cannot be used."""
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
 import sys
@@ -37,7 +36,9 @@ def factory(request: pytest.FixtureRequest, tmp_path: Path) -> Factory:
 
 
 @pytest.mark.parametrize("law", CONTRACT, ids=lambda law: law.__name__)
-async def test_the_journal_keeps(law: Callable[[Factory], Awaitable[None]], factory: Factory):
+async def test_the_journal_keeps(
+    law: Callable[[Factory], Awaitable[None]], factory: Factory
+) -> None:
     await law(factory)
 
 
@@ -87,10 +88,9 @@ trio.run(main)
 
 async def test_a_killed_process_keeps_what_it_committed(tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
-    root = Path(__file__).parents[2]
     ended = await trio.run_process(
-        [sys.executable, "-c", KILLED, str(path)], check=False, env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
+        [sys.executable, "-c", KILLED, str(path)], check=False, cwd=Path(__file__).parents[2]
+    )
     assert ended.returncode == -signal.SIGKILL
     async with open_journal(path) as journal:
         assert await journal.load() == (Write("job", b"a", b"kept"),)
@@ -153,5 +153,8 @@ async def test_the_file_is_its_owners_and_forced_to_disk(tmp_path: Path) -> None
         await journal.commit((Write("job", b"a", b"1"),), ())
         assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
         assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        modes = {file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
-    assert modes == {0o600}
+        assert file_modes(tmp_path) == {0o600}
+
+
+def file_modes(folder: Path) -> set[int]:
+    return {file.stat().st_mode & 0o777 for file in folder.iterdir()}
