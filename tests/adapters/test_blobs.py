@@ -4,8 +4,9 @@ to files: crashes, links, pipes and several users at once."""
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import trio
 import trio.testing
 
 from market.errors import IntegrityError, LimitError, MarketError
+from market.units import MIB
 from node.adapters.disk import files
 from node.adapters.disk.blobs import Blobs, open_blobs
 from node.ports import Blobs as Port
@@ -159,14 +161,37 @@ async def test_many_users_at_once_stay_under_the_bound(tmp_path: Path) -> None:
     assert blobs._locks == {}
 
 
-async def test_a_cancelled_eviction_still_evicts(tmp_path: Path) -> None:
-    blobs = await opened(tmp_path)
-    first = await blobs.put(b"1" * 800)
+async def cancelled_once_in_its_thread(work: Callable[[], Awaitable[object]]) -> None:
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(blobs.put, b"2" * 800)
+            nursery.start_soon(work)
             await trio.testing.wait_all_tasks_blocked()
             scope.cancel()
-    assert await blobs.size(first) is None
-    on_disk = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in on_disk) == blobs.statistics()["bytes"]
+
+
+async def test_a_cancelled_eviction_removes_every_victim(tmp_path: Path) -> None:
+    blobs = await opened(tmp_path)
+    victims = [await blobs.put(bytes([number]) * 400) for number in range(2)]
+    await cancelled_once_in_its_thread(partial(blobs.put, b"2" * 800))
+    assert [await blobs.size(victim) for victim in victims] == [None, None]
+    for victim in victims:
+        assert not files.place(tmp_path / "blobs", victim).exists()
+
+
+async def test_wrong_bytes_go_even_if_nobody_waits(tmp_path: Path) -> None:
+    blobs = await opened(tmp_path, bytes_max=16 * MIB)
+    await blobs.append(sha(b"right"), 0, bytes(16 * MIB))  # enough that hashing takes a while
+    await cancelled_once_in_its_thread(partial(finish_wrong, blobs, sha(b"right")))
+    assert blobs.statistics()["bytes"] == 0
+    assert not files.place(tmp_path / "blobs", sha(b"right"), ".part").exists()
+
+
+async def finish_wrong(blobs: Blobs, hash_: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        await blobs.finish(hash_)
+
+
+def test_a_part_begun_anew_holds_nothing_old(tmp_path: Path) -> None:
+    files.extend(tmp_path, sha(b"ab"), 0, b"what was evicted and not yet swept")
+    files.extend(tmp_path, sha(b"ab"), 0, b"ab")
+    assert files.complete(tmp_path, sha(b"ab")) == 2

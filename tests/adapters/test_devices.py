@@ -42,6 +42,7 @@ H100 = (
     "1 slice0.used 12",
     "1 slice2.uuid MIG-2222",
     "1 slice2.memory 20096",
+    "1 load 55",
     "1 heat 40",
     "1 power 80000",
 )
