@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from market.units import MIB
 from node.adapters.oci import seccomp
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.settings import RANGE, USER
@@ -59,10 +58,11 @@ class Plan:
     cpus: int
     pids: int
     files: int
+    locked_bytes: int  # pinned buffers; the memory limit counts them too
     tmp_bytes: int
     volumes: tuple[tuple[str, str], ...]
-    edits: Edits = Edits()
-    cgroup_namespace: bool = True
+    edits: Edits
+    cgroup_namespace: bool
 
 
 def environment(
@@ -120,7 +120,7 @@ def _process(plan: Plan) -> dict[str, Any]:
     limits = {
         "RLIMIT_NOFILE": plan.files,
         "RLIMIT_CORE": 0,
-        "RLIMIT_MEMLOCK": 64 * MIB,  # pinned buffers; the memory limit counts them too
+        "RLIMIT_MEMLOCK": plan.locked_bytes,
         "RLIMIT_MSGQUEUE": 819_200,
     }
     return {

@@ -114,7 +114,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the emptied groups. A group that is still busy stays."""
-        for controller in ("",) if self.v2 else (*_V1, "systemd"):
+        for controller in ("",) if self.v2 else (*_V1, "systemd", "unified"):
             directory = self._file(controller, "")
             for attempt in range(20):
                 try:

@@ -7,6 +7,8 @@ each job as it is. One task at a time works on one job. Knows no agreement and n
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
 import time
 from collections import defaultdict
@@ -30,7 +32,6 @@ from node.adapters.oci.verify import Expected
 from node.ports import Blobs, Devices, Observed, RunState, Workspace
 
 _MANIFEST_BYTES_MAX = 2 * ENVS_MAX * ENV_BYTES_MAX
-_STOP_POLL_S = 0.01
 _KILL_S = 20.0  # from SIGKILL to the exit record, on a loaded machine
 
 T = TypeVar("T")
@@ -260,7 +261,8 @@ class OciSandbox:
             memory_bytes=memory,
             cpus=manifest.cpus or settings.cpus * count,
             pids=settings.pids_max,
-            files=settings.files_max,
+            files=_allowed(resource.RLIMIT_NOFILE, settings.files_max),
+            locked_bytes=_allowed(resource.RLIMIT_MEMLOCK, memory),
             tmp_bytes=min(settings.tmp_mib * MIB, memory),
             volumes=tuple((str(paths.volume / name), inside) for inside, name in volumes),
             edits=edits,
@@ -322,9 +324,14 @@ class OciSandbox:
         if not await _thread(launch.ask_to_stop, paths, grace_s):
             await _thread(self._end_rest, paths)
             return
-        with trio.move_on_after(max(0.0, grace_s) + _KILL_S):
-            while await _thread(launch.shim_pid, paths):
-                await trio.sleep(_STOP_POLL_S)
+        limit_s = max(0.0, grace_s) + _KILL_S
+        shim = await _thread(launch.open_shim, paths)
+        if shim is not None:
+            try:
+                with trio.move_on_after(limit_s):
+                    await trio.lowlevel.wait_readable(shim)
+            finally:
+                os.close(shim)
         await _thread(self._end_rest, paths)
 
     def _end_rest(self, paths: WorkPaths) -> None:
@@ -362,8 +369,15 @@ class OciSandbox:
                 parent.rmdir()
             except OSError:
                 break
-        if not cgroups.known(f"/gridsouk/{self._settings.instance}"):
-            Cgroup(f"/gridsouk/{self._settings.instance}", self._v2).remove()
+        for group in (f"/gridsouk/{self._settings.instance}", "/gridsouk"):
+            if not cgroups.known(group):
+                Cgroup(group, self._v2).remove()
+
+
+def _allowed(limit: int, wanted: int) -> int:
+    """A node without CAP_SYS_RESOURCE cannot give a job more than it has itself."""
+    _, hard = resource.getrlimit(limit)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _read_log(paths: WorkPaths, offset: int, limit: int) -> bytes:

@@ -150,7 +150,9 @@ class _Layout:
                 yield raw
             elif kind.endswith("gzip"):
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    yield cast(IO[bytes], _Bounded(stream, bytes_max + bytes_max // 4))
+                    yield cast(
+                        IO[bytes], _Bounded(cast(IO[bytes], stream), bytes_max + bytes_max // 4)
+                    )
             else:
                 raise SandboxError(
                     f"layers of type {kind!r} cannot be read", hint="use tar or tar+gzip"

@@ -145,6 +145,20 @@ def shim_pid(paths: WorkPaths) -> int:
         os.close(descriptor)
 
 
+def open_shim(paths: WorkPaths) -> int | None:
+    """A descriptor of the job's shim, readable once that has ended; None if there is no shim."""
+    pid = shim_pid(paths)
+    try:
+        descriptor = os.pidfd_open(pid) if pid else -1
+    except ProcessLookupError:
+        return None
+    if pid and shim_pid(paths) == pid:
+        return descriptor
+    if descriptor >= 0:
+        os.close(descriptor)  # it ended between the two looks, and the number is another's now
+    return None
+
+
 def wait_released(paths: WorkPaths, timeout_s: float) -> bool:
     """Wait until no shim holds the job; False if one still does after the time."""
     deadline = time.monotonic() + timeout_s

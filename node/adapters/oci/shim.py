@@ -4,9 +4,9 @@ Run as `python -I -S shim.py SPEC`; imports the standard library only, so that a
 node cannot break it. It knows nothing of the market, and trusts its specification and its FIFO,
 which only root can write.
 
-It speaks one JSON line to its starter, `{"pid": ...}` or `{"error": ...}`, and waits for `go`: until
-then the job's gate is closed. If the starter vanishes before that, the container is removed and the
-job counts as never started. Orders come later by FIFO: `stop SECONDS`.
+It speaks one JSON line to its starter, `{"pid": ...}` or `{"error": ...}`, and waits for `go`;
+until then the job's gate is closed. If the starter vanishes before that, the container is removed
+and the job counts as never started. Orders come later by FIFO: `stop SECONDS`.
 
 The log is one append-only document, so an offset always means the same byte. Output is kept from
 its beginning up to the bound; of what follows, the last part is held in memory and is appended,
