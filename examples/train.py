@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-EPOCHS = int(os.environ.get("EPOCHS", "400"))
+EPOCHS = int(os.environ.get("EPOCHS", "80"))
 HIDDEN = int(os.environ.get("HIDDEN", "512"))
 BATCH = 64
 CHECKPOINTS = Path(os.environ.get("GRIDSOUK_CHECKPOINT", "/ckpt"))
