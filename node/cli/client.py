@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from market import errors
 from market.errors import MarketError, UnreachableError
 
 TIMEOUT_S: Final = 60.0  # the node asks a chain for some answers
@@ -44,7 +43,6 @@ def _exit_codes(kind: type[MarketError]) -> Iterator[tuple[str, int]]:
         yield from _exit_codes(child)
 
 
-assert errors.__name__ == "market.errors"
 _EXIT_CODES: Final = dict(_exit_codes(MarketError)) | {"unreachable": 1, "bad-request": 2}
 
 

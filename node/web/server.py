@@ -75,7 +75,7 @@ async def serve(
             task_status.started(Serving(socket_path, url))
     finally:
         local.close()
-        socket_path.unlink(missing_ok=True)
+        _forget(socket_path)
 
 
 async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
@@ -132,6 +132,10 @@ def _listen_unix(path: Path) -> socket.socket:
         os.umask(mask)
     listening.listen(BACKLOG)
     return listening
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 def _somebody_listens(path: Path) -> bool:
