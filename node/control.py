@@ -313,5 +313,3 @@ def _artifact(artifact: Artifact) -> dict[str, Any]:
 
 def _address(raw: bytes) -> str:
     return "0x" + raw.hex()
-
-
