@@ -80,13 +80,14 @@ class SandboxSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All of it. `wallet` and `escrow` may be missing until a node is to run."""
+    """All of it. `wallet`, `escrow` and `token` may be missing until a node is to run."""
 
     data_dir: Path
     network: str = "devnet"
     rpc: tuple[str, ...] = ()
     chain_id: int = 0
     escrow: bytes | None = None
+    token: bytes | None = None
     wallet: bytes | None = None
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
     bootstrap: tuple[str, ...] = ()
@@ -121,6 +122,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         rpc=_get(raw, "rpc", _texts, rpc),
         chain_id=_get(raw, "chain_id", _whole(1, 2**53), chain_id),
         escrow=_get(raw, "escrow", _address, None),
+        token=_get(raw, "token", _address, None),
         wallet=_get(raw, "wallet", _address, None),
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/0",)),
         bootstrap=_get(raw, "bootstrap", _multiaddrs, ()),
@@ -137,7 +139,7 @@ def to_config(settings: Settings, decimals: int) -> Config:
     """
     from node.config import Config, Selling, devnet_rules, testnet_rules
 
-    for key in ("wallet", "escrow", "rpc", "chain_id"):
+    for key in ("wallet", "escrow", "token", "rpc", "chain_id"):
         if not getattr(settings, key):
             raise SettingsError(f"{key}: missing", hint=f"add it to {config_path()}")
     selling = None

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData
 from hypercorn.events import Closed as ConnectionClosed
+from hypercorn.events import Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
+from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs hide it
 
 from market.errors import RefusedError, SpecError
 from node.web.api import make_app
@@ -50,7 +51,7 @@ async def serve(
     *,
     socket_path: Path,
     tcp: tuple[str, int] | None = None,
-    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. `tcp` is a loopback host and a port, 0 for any free one.
 
@@ -103,7 +104,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not
         gone = False
         async with self.send_lock:
             # Shielded, because half a frame helps nobody, but not for ever.
-            with trio.move_on_after(SEND_STALL_S, shield=True) as patience:
+            with trio.move_on_after(SEND_STALL_S) as patience:
+                patience.shield = True
                 try:
                     await self.stream.send_all(event.data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
