@@ -1,1 +1,1 @@
-"""Adapters: one port each, filled by a real library or kernel. They hold no rules."""
+"""Adapters: the world, one port each. They hold no rules of the market."""

@@ -1,1 +1,1 @@
-"""What the node keeps on this machine's disk."""
+"""Blobs and logs as plain files."""

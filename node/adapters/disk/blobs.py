@@ -1,279 +1,247 @@
-"""Blobs: bytes on disk under the SHA-256 of themselves, whole or still arriving.
+"""Blobs: bytes on disk, named by their SHA-256. Knows hashes and sizes, never what is in them.
 
-A complete blob appears in one step, after its hash was checked and its bytes reached the disk. The
-store has a size; the least recently used blobs that nobody pins make room. Knows no meaning.
+A complete blob is `ab/cd/<hash>`, an incomplete one `<hash>.part` beside it. What is complete was
+checked, forced to the disk and renamed in one step. All of it together stays under one bound: the
+blobs unused for longest go first, except those that the node says it still needs.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import re
-import shutil
-import tempfile
-import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Container
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import trio
 
 from market.errors import IntegrityError, LimitError, NotFoundError
-from market.limits import ARTIFACT_BYTES_MAX
+from market.limits import ARTIFACT_BYTES_MAX, CHUNK_BYTES
+from node.adapters.disk import files
+from node.adapters.disk.files import Kept
 
-PARTIALS_MAX = 256  # transfers begun and not ended; the oldest is forgotten for a new one
-_CHUNK = 1024 * 1024
-_NAME = re.compile(r"[0-9a-f]{64}")
+THREADS_MAX: Final = 4  # hashing an image must not keep the journal waiting for a thread
+
+Pinned = Callable[[], Container[bytes]]
+"""The hashes the node still needs, asked whenever room is made."""
 
 
-def _never(_hash: bytes) -> bool:
-    return False
+async def open_blobs(directory: Path, *, bytes_max: int, pinned: Pinned) -> Blobs:
+    """The blobs in `directory`, found again by their names. Raises MarketError."""
+    found = await trio.to_thread.run_sync(files.scan, directory)
+    return Blobs(directory, found, bytes_max=bytes_max, pinned=pinned)
 
 
-class DiskBlobs:
-    """The `Blobs` port over one directory. One process at a time; any number of tasks."""
+class Blobs:
+    """Fills the `Blobs` port. Made by `open_blobs`.
+
+    The index lives in trio's thread alone, ordered by last use; the disk is touched in worker
+    threads, one task at a time for each hash. Every method raises MarketError if the disk fails.
+    """
 
     def __init__(
-        self, directory: Path, *, bytes_max: int, pinned: Callable[[bytes], bool] = _never
+        self, directory: Path, found: dict[bytes, Kept], *, bytes_max: int, pinned: Pinned
     ) -> None:
-        """`bytes_max` bounds complete and arriving blobs; those `pinned` says stay."""
-        self._whole = directory / "whole"
-        self._arriving = directory / "arriving"
+        """`found` is what lies there, the least recently used first."""
+        self._directory = directory
+        self._kept = found
+        self._used = sum(kept.size for kept in found.values())
         self._bytes_max = bytes_max
         self._pinned = pinned
-        self._lock = threading.Lock()  # held for bookkeeping and appends, never for a long copy
-        for made in (self._whole, self._arriving):
-            made.mkdir(parents=True, exist_ok=True)
-        self._sizes, self._partials = self._scan()
+        self._locks: dict[bytes, trio.Lock] = {}
+        self._threads = trio.CapacityLimiter(THREADS_MAX)
+        self._evicted = 0
+
+    def path(self, hash_: bytes) -> Path | None:
+        """Where a complete blob lies, for those who mount it; None if it is not here."""
+        kept = self._kept.get(hash_)
+        return files.place(self._directory, hash_) if kept is not None and kept.complete else None
 
     def statistics(self) -> dict[str, int]:
         """Counters for people and metrics."""
-        with self._lock:
-            return {
-                "blobs": len(self._sizes),
-                "bytes": sum(self._sizes.values()),
-                "partials": len(self._partials),
-                "partial_bytes": sum(self._partials.values()),
-            }
+        return {
+            "blobs": sum(kept.complete for kept in self._kept.values()),
+            "partial": sum(not kept.complete for kept in self._kept.values()),
+            "bytes": self._used,
+            "bytes_max": self._bytes_max,
+            "evicted": self._evicted,
+        }
 
     async def size(self, hash_: bytes) -> int | None:
         """Bytes of a complete blob, or None."""
         await trio.lowlevel.checkpoint()
-        return self._sizes.get(_name(hash_))
+        kept = self._kept.get(hash_)
+        return kept.size if kept is not None and kept.complete else None
 
     async def partial(self, hash_: bytes) -> int:
-        """Bytes received so far of an incomplete blob."""
+        """Bytes received so far of an incomplete blob: where to resume; 0 if there are none."""
         await trio.lowlevel.checkpoint()
-        return self._partials.get(_name(hash_), 0)
+        kept = self._kept.get(hash_)
+        return kept.size if kept is not None and not kept.complete else 0
 
     async def read(self, hash_: bytes, offset: int, limit: int) -> bytes:
-        """A part of a complete blob. Raises NotFoundError."""
-        return await trio.to_thread.run_sync(self._read, _name(hash_), offset, limit)
+        """At most `limit` (and CHUNK_BYTES) bytes of a complete blob; empty past its end.
+
+        Raises NotFoundError.
+        """
+        assert offset >= 0, "bytes are counted from 0"
+        self._touch(hash_)
+        size = max(0, min(limit, CHUNK_BYTES))
+        return await self._in_thread(files.read, self._directory, hash_, offset, size)
 
     async def append(self, hash_: bytes, offset: int, data: bytes) -> None:
-        """Add to an incomplete blob at exactly its end. Raises LimitError."""
-        await trio.to_thread.run_sync(self._append, _name(hash_), offset, data)
+        """Add to an incomplete blob; `offset` must be what `partial` says.
+
+        Raises LimitError if it is not, if the blob grows past ARTIFACT_BYTES_MAX, or if there is
+        no room beside what the node still needs.
+        """
+        async with self._alone(hash_):
+            kept = self._kept.get(hash_)
+            if kept is not None and kept.complete:
+                raise LimitError("the blob is complete already")
+            have = kept.size if kept is not None else 0
+            if offset != have:
+                raise LimitError(f"the blob goes on at byte {have}, not at {offset}")
+            if have + len(data) > ARTIFACT_BYTES_MAX:
+                raise LimitError("a blob of this size is not kept")
+            async with self._room(hash_, len(data)):
+                await self._in_thread(files.extend, self._directory, hash_, offset, data)
+                self._keep(hash_, Kept(have + len(data), complete=False))
 
     async def finish(self, hash_: bytes) -> int:
-        """Check and keep. Raises IntegrityError, and forgets what did not fit its hash."""
-        return await trio.to_thread.run_sync(self._finish, _name(hash_))
+        """Check the hash and keep it; on a mismatch discard it and raise IntegrityError.
+
+        A blob that is complete already stays as it is; one of no bytes needs no `append`.
+        """
+        async with self._alone(hash_):
+            kept = self._kept.get(hash_)
+            if kept is not None and kept.complete:
+                return kept.size
+            size = await self._in_thread(files.complete, self._directory, hash_)
+            if size is None:
+                await self._drop(hash_)
+                raise IntegrityError(
+                    f"the bytes received for {hash_.hex()[:12]} are not those asked for",
+                    hint="they were thrown away; fetch them from another peer",
+                )
+            self._keep(hash_, Kept(size, complete=True))
+            return size
 
     async def put(self, data: bytes) -> bytes:
-        """Keep small bytes; returns their hash. Raises LimitError."""
-        return await trio.to_thread.run_sync(self._put, data)
+        """Keep small bytes; returns their hash. Raises LimitError if there is no room."""
+        hash_ = hashlib.sha256(data).digest()
+        await self._add(hash_, len(data), partial(files.write_new, self._directory, hash_, data))
+        return hash_
 
     async def put_file(self, path: str) -> tuple[bytes, int]:
-        """Keep a file's bytes, as they are while being copied. Raises LimitError."""
-        return await trio.to_thread.run_sync(self._put_file, path)
+        """Keep a file's bytes; returns hash and size.
+
+        Raises NotFoundError if there is no such file, LimitError if there is no room for it, and
+        IntegrityError if it changes meanwhile.
+        """
+        hash_, size = await self._in_thread(files.measure, Path(path), ARTIFACT_BYTES_MAX)
+        copy = partial(files.copy_new, self._directory, hash_, Path(path), size)
+        await self._add(hash_, size, copy)
+        return hash_, size
 
     async def export(self, hash_: bytes, path: str) -> None:
-        """Write a complete blob to a file, in one step. Raises NotFoundError."""
-        await trio.to_thread.run_sync(self._export, _name(hash_), path)
+        """Write a complete blob to a file, replacing it in one step. Raises NotFoundError."""
+        async with self._alone(hash_):
+            self._touch(hash_)
+            await self._in_thread(files.export, self._directory, hash_, Path(path))
 
     async def discard(self, hash_: bytes) -> None:
         """Forget a blob, complete or not."""
-        await trio.to_thread.run_sync(partial(self._forget, _name(hash_)))
+        async with self._alone(hash_):
+            await self._drop(hash_)
 
-    # What follows runs in threads.
+    async def _add(self, hash_: bytes, size: int, write: Callable[[], None]) -> None:
+        async with self._alone(hash_):
+            if (kept := self._kept.get(hash_)) is not None and kept.complete:
+                self._touch(hash_)
+                return
+            async with self._room(hash_, size):
+                await self._in_thread(write)
+                self._keep(hash_, Kept(size, complete=True))
+            await self._sweep(hash_)  # of the part that has become needless
 
-    def _scan(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Both tables, least recently used first. Drafts of a crash are removed."""
-        tables = []
-        for directory in (self._whole, self._arriving):
-            entries = []
-            for entry in directory.iterdir():
-                if _NAME.fullmatch(entry.name):
-                    found = entry.stat()
-                    entries.append((found.st_mtime_ns, entry.name, found.st_size))
-                else:
-                    entry.unlink()
-            tables.append({name: size for _, name, size in sorted(entries)})
-        return tables[0], tables[1]
+    def _touch(self, hash_: bytes) -> None:
+        kept = self._kept.get(hash_)
+        if kept is None or not kept.complete:
+            raise NotFoundError(f"no blob {hash_.hex()[:12]} is kept here")
+        self._kept[hash_] = self._kept.pop(hash_)  # last in the dict: used last
 
-    def _read(self, name: str, offset: int, limit: int) -> bytes:
-        self._use(name)
+    def _keep(self, hash_: bytes, kept: Kept) -> None:
+        before = self._kept.pop(hash_, None)
+        self._used += kept.size - (before.size if before is not None else 0)
+        self._kept[hash_] = kept
+
+    def _forget(self, hash_: bytes) -> None:
+        kept = self._kept.pop(hash_, None)
+        self._used -= kept.size if kept is not None else 0
+
+    async def _drop(self, hash_: bytes) -> None:
+        self._forget(hash_)
+        await self._sweep(hash_)
+
+    async def _sweep(self, hash_: bytes) -> None:
+        """Remove the files of this hash that the index does not know; the caller has its lock."""
+        with trio.CancelScope(shield=True):  # else bytes stay that nobody counts
+            await self._in_thread(files.sweep, self._directory, hash_, self._kept.get(hash_))
+
+    @asynccontextmanager
+    async def _room(self, hash_: bytes, extra: int) -> AsyncIterator[None]:
+        """Room for `extra` bytes, counted as used inside, so that nobody else takes it."""
+        victims = self._victims(hash_, extra)
+        for victim in victims:
+            self._forget(victim)
+        self._evicted += len(victims)
+        self._used += extra
         try:
-            with (self._whole / name).open("rb") as file:
-                file.seek(offset)
-                return file.read(limit)
-        except FileNotFoundError as problem:
-            raise NotFoundError(f"the blob {name[:12]} is not here") from problem
+            with trio.CancelScope(shield=True):
+                for victim in victims:
+                    # Nobody held this lock when the victim was chosen, while we held ours: a
+                    # circle of tasks each waiting for the next is impossible.
+                    async with self._alone(victim):
+                        await self._sweep(victim)
+            yield
+        finally:
+            self._used -= extra
 
-    def _use(self, name: str) -> None:
-        """Move it to the young end. Its time on disk makes that last over a restart."""
-        with self._lock:
-            if name not in self._sizes:
-                raise NotFoundError(f"the blob {name[:12]} is not here")
-            self._sizes[name] = self._sizes.pop(name)
-        os.utime(self._whole / name)
-
-    def _append(self, name: str, offset: int, data: bytes) -> None:
-        with self._lock:
-            if name in self._sizes:
-                raise LimitError(f"the blob {name[:12]} is complete")
-            received = self._partials.get(name, 0)
-            if offset != received:
-                raise LimitError(f"the next byte of {name[:12]} is {received}, not {offset}")
-            if received + len(data) > ARTIFACT_BYTES_MAX:
-                raise LimitError(f"the blob {name[:12]} is too large")
-            if name not in self._partials and len(self._partials) >= PARTIALS_MAX:
-                self._drop_partial(next(iter(self._partials)))
-            self._make_room(len(data), keep=name)
-            with (self._arriving / name).open("ab") as file:
-                file.write(data)
-            self._partials.pop(name, None)
-            self._partials[name] = received + len(data)
-
-    def _finish(self, name: str) -> int:
-        with self._lock:
-            if name in self._sizes:
-                return self._sizes[name]
-        path = self._arriving / name
-        try:
-            digest, size = _digest(path)
-        except FileNotFoundError as problem:
-            raise NotFoundError(f"nothing of the blob {name[:12]} has arrived") from problem
-        with self._lock:
-            self._partials.pop(name, None)
-            if digest != name:
-                path.unlink(missing_ok=True)
-                raise IntegrityError(f"what arrived as {name[:12]} has the hash {digest[:12]}")
-            path.rename(self._whole / name)
-            _sync(self._whole)
-            self._sizes[name] = size
-        return size
-
-    def _put(self, data: bytes) -> bytes:
-        hasher = hashlib.sha256(data)
-        name = hasher.hexdigest()
-        with self._lock:
-            if name in self._sizes:
-                self._sizes[name] = self._sizes.pop(name)
-                return hasher.digest()
-            self._make_room(len(data), keep=name)
-        draft, file = self._draft()
-        with os.fdopen(file, "wb") as target:
-            target.write(data)
-        self._keep(draft, name, len(data))
-        return hasher.digest()
-
-    def _put_file(self, path: str) -> tuple[bytes, int]:
-        hasher, size = hashlib.sha256(), 0
-        draft, file = self._draft()
-        try:
-            with open(path, "rb") as source, os.fdopen(file, "wb") as target:
-                expected = os.fstat(source.fileno()).st_size
-                with self._lock:
-                    self._make_room(min(expected, ARTIFACT_BYTES_MAX + 1), keep="")
-                while chunk := source.read(_CHUNK):
-                    size += len(chunk)
-                    if size > max(expected, _CHUNK):
-                        raise LimitError(f"{path} grows while it is read")
-                    hasher.update(chunk)
-                    target.write(chunk)
-        except FileNotFoundError as problem:
-            draft.unlink(missing_ok=True)
-            raise NotFoundError(f"there is no file {path}") from problem
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        self._keep(draft, hasher.hexdigest(), size)
-        return hasher.digest(), size
-
-    def _draft(self) -> tuple[Path, int]:
-        file, path = tempfile.mkstemp(dir=self._whole, prefix="draft-")
-        return Path(path), file
-
-    def _keep(self, draft: Path, name: str, size: int) -> None:
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        with self._lock:
-            draft.rename(self._whole / name)
-            _sync(self._whole)
-            self._sizes.pop(name, None)
-            self._sizes[name] = size
-            if name in self._partials:
-                self._drop_partial(name)
-
-    def _export(self, name: str, path: str) -> None:
-        self._use(name)
-        file, draft = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".export-")
-        try:
-            with (self._whole / name).open("rb") as source, os.fdopen(file, "wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
-            os.chmod(draft, 0o644)
-            os.rename(draft, path)
-        except BaseException:
-            os.unlink(draft)
-            raise
-
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            if self._sizes.pop(name, None) is not None:
-                (self._whole / name).unlink(missing_ok=True)
-            if name in self._partials:
-                self._drop_partial(name)
-
-    def _drop_partial(self, name: str) -> None:
-        del self._partials[name]
-        (self._arriving / name).unlink(missing_ok=True)
-
-    def _make_room(self, wanted: int, *, keep: str) -> None:
-        """Evict until `wanted` bytes fit. Raises LimitError, evicting nothing, if they cannot."""
-        used = sum(self._sizes.values()) + sum(self._partials.values())
-        surplus = used + wanted - self._bytes_max
-        victims = []
-        for name, size in self._sizes.items():
-            if surplus <= 0:
+    def _victims(self, hash_: bytes, extra: int) -> list[bytes]:
+        missing = self._used + extra - self._bytes_max
+        if missing <= 0:
+            return []
+        victims: list[bytes] = []
+        pinned = self._pinned()
+        for other, kept in self._kept.items():
+            if missing <= 0:
                 break
-            if name != keep and not self._pinned(bytes.fromhex(name)):
-                victims.append(name)
-                surplus -= size
-        if surplus > 0:
+            if other != hash_ and other not in pinned and other not in self._locks:
+                victims.append(other)
+                missing -= kept.size
+        if missing > 0:
             raise LimitError(
-                f"the blob store is full: {self._bytes_max} bytes",
-                hint="raise the store's size, or wait until running jobs are done",
+                f"no room for {extra} more bytes: {missing} bytes are missing beside the "
+                "images, inputs and results still needed",
+                hint="give the node more disk, or end jobs",
             )
-        for name in victims:
-            del self._sizes[name]
-            (self._whole / name).unlink(missing_ok=True)
+        return victims
 
+    @asynccontextmanager
+    async def _alone(self, hash_: bytes) -> AsyncIterator[None]:
+        assert len(hash_) == 32, "a blob is named by its SHA-256"
+        lock = self._locks.setdefault(hash_, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():  # else somebody waited, and has it now
+                self._locks.pop(hash_, None)
 
-def _name(hash_: bytes) -> str:
-    assert len(hash_) == 32, "a blob is named by its SHA-256"
-    return hash_.hex()
-
-
-def _digest(path: Path) -> tuple[str, int]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.fsync(file.fileno())
-        return digest, file.tell()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    async def _in_thread(self, work: Callable[..., files.T], *values: object) -> files.T:
+        try:
+            return await trio.to_thread.run_sync(partial(work, *values), limiter=self._threads)
+        except OSError as problem:
+            raise files.explain(problem) from problem
