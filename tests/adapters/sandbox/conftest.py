@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from market.terms import Artifact
-from scripts.base_image import build_base_image
-from tests.adapters.sandbox.harness import Driver, make_driver
+from node.adapters.disk.blobs import open_blobs
+from node.adapters.oci.base_image import build_base_image
+from tests.adapters.sandbox.harness import MIB, Driver, small_settings
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def base_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
     """The base image without packages: its file, hash and size."""
     path = tmp_path_factory.mktemp("image") / "base.tar"
-    hash_, size = build_base_image(path)
+    hash_, size = build_base_image(path, ())
     return path, hash_, size
 
 
@@ -45,7 +46,8 @@ def driver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def driver(driver_root: Path, base_image: tuple[Path, bytes, int]) -> AsyncIterator[Driver]:
     """A sandbox whose jobs are scrubbed afterwards."""
     path, hash_, size = base_image
-    settings, blobs = make_driver(driver_root, f"test-{os.getpid()}")
+    settings = small_settings(driver_root, f"test-{os.getpid()}")
+    blobs = await open_blobs(driver_root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
     if await blobs.size(hash_) is None:
         await blobs.put_file(str(path))
     made = Driver(settings, blobs, Artifact("base", hash_, size))

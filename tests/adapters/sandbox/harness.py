@@ -9,7 +9,6 @@ from pathlib import Path
 import trio
 
 from market.terms import Artifact, Env, Manifest, Workload
-from node.adapters.disk.blobs import DiskBlobs
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of
 from node.ports import Blobs, Observed, RunState, Sandbox, Unit, UnitHealth, Workspace
@@ -105,7 +104,7 @@ class Driver:
     async def wait_log(self, work_id: str, text: str) -> None:
         """Until the job has said `text`."""
         with trio.fail_after(PATIENCE_S):
-            while text not in await self.log(work_id):
+            while text not in await self.log(work_id):  # noqa: ASYNC110, a file tells nobody
                 await trio.sleep(0.01)
 
     async def scrub(self) -> None:
@@ -128,9 +127,9 @@ def env(name: str, value: str) -> Env:
     return Env(name, value)
 
 
-def make_driver(root: Path, instance: str) -> tuple[OciSettings, DiskBlobs]:
+def small_settings(root: Path, instance: str) -> OciSettings:
     """Small limits, so that attacks reach them soon."""
-    settings = OciSettings(
+    return OciSettings(
         root / "state",
         instance=instance,
         tmp_mib=8,
@@ -138,4 +137,3 @@ def make_driver(root: Path, instance: str) -> tuple[OciSettings, DiskBlobs]:
         files_max=128,
         log_bytes_max=256 * 1024,
     )
-    return settings, DiskBlobs(root / "blobs", bytes_max=1024 * MIB)
