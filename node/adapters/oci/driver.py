@@ -253,7 +253,7 @@ class OciSandbox:
         return bundle.Plan(
             command=manifest.command,
             envs=bundle.environment(image.envs, fixed, given, secrets, edits),
-            cwd=image.cwd or staging.OUT,
+            cwd=staging.OUT if image.cwd in ("", "/") else image.cwd,
             hostname=f"gridsouk-{min(units, default=0)}",
             root=str(paths.root),
             cgroup=paths.cgroup,
