@@ -225,8 +225,8 @@ def _on_beat(
     match event:
         case BeatMade(beat):
             newest = a.beat.heartbeat.sequence if a.beat else 0
-            assert beat.heartbeat.sequence > newest, "a number is never signed twice"
-            return replace(a, beat=beat)
+            # The first of a number is the one; a second was never shown to anybody.
+            return replace(a, beat=beat) if beat.heartbeat.sequence > newest else a
         case BeatTaken(sequence):
             return replace(a, beat_taken=max(a.beat_taken, sequence), heard_at_ms=_ms(now))
         case ContactFailed():

@@ -406,6 +406,8 @@ def _requester_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 def _challenge(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     """A challenger is paid up first: also for the silence, which the slash makes good."""
     passed_s = max(0, int(now) - a.opened_at_s)
+    if passed_s <= a.terms.timing.start_grace_s + CHAIN_LAG_S:
+        return  # the contract gives a provider this long before it must answer
     if not a.nonce:
         yield DrawNonce(a.id)
     elif a.pay is None or a.promised < paid_up(a.terms, passed_s + 1):

@@ -25,7 +25,7 @@ ACCELERATOR_CHOICES_MAX: Final = 16  # an any-of list is written by hand
 REGIONS_MAX: Final = 32
 NODES_MAX: Final = 64  # a gang across providers
 DEMANDS_PER_PEER_MAX: Final = 64  # pending demands we remember of one requester
-QUOTES_PER_DEMAND_MAX: Final = 32  # K plus latecomers; a flood of quotes is dropped
+QUOTES_PER_DEMAND_MAX: Final = 160  # twice the largest gang, K and latecomers; more is a flood
 QUOTE_WINDOW_S: Final = 2.0  # how long a requester listens before it chooses
 HOLD_S: Final = 30  # a hold outlives the quote window, staging answers and one block
 

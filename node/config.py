@@ -49,7 +49,7 @@ def devnet_rules() -> Rules:
         heartbeat_interval_s=1,
         window_s=6,
         claim_window_s=10,
-        start_grace_s=20,
+        start_grace_s=5,
         offline_allowance_s=20,
         arbiter_window_s=60,
         open_span_s=30,

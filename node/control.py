@@ -81,7 +81,7 @@ class Control:
             if await self._ports.blobs.size(artifact.hash) != artifact.size_bytes:
                 raise SpecError(f"{artifact.path}: its bytes are not here", hint="upload it first")
         job = self._requester.draft(spec, image, inputs, secrets)
-        await self._keeper.post(Submitted(job))
+        await self._keeper.heed(Submitted(job))
         return job.id.hex()
 
     def explain(self, raw: object) -> list[str]:
@@ -101,7 +101,7 @@ class Control:
     async def cancel(self, name: str) -> str:
         """End a job; returns its id. Money not earned by then is refunded."""
         job = self.job(name)
-        await self._keeper.post(JobHappened(job.id, CancelAsked()))
+        await self._keeper.heed(JobHappened(job.id, CancelAsked()))
         return job.id.hex()
 
     def jobs(self) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from market import job as jobs
 from market.agreement import Agreement, Role
 from market.apply import apply
 from market.codec import decode, encode
-from market.duties import Duty, Submit, duties, pace_s
+from market.duties import Duty, MakeBeat, Submit, duties, pace_s
 from market.errors import LimitError, MarketError
 from market.escrow import ChainFact
 from market.events import BeatHeard, BeatMade, BeatTaken, Event, LogPulled, Looked, Ticked
@@ -69,6 +69,14 @@ class Considered:
     propose: Callable[[int, UnixTime], Agreement | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Posted:
+    """An item in the inbox, and what to set once it is journaled."""
+
+    item: Item
+    kept: trio.Event | None = None
+
+
 Item = Happened | JobHappened | Countersigned | Submitted | Considered | ChainBatch
 Performer = Callable[[Duty, Agreement], Awaitable[Iterable[Event]]]
 JobPerformer = Callable[[JobDuty, Job], Awaitable[Iterable[Item]]]
@@ -82,7 +90,7 @@ class Keeper:
         self._journal = journal
         self._clock = clock
         self._tick_s = tick_s
-        self._send, self._receive = trio.open_memory_channel[Item](INBOX_MAX)
+        self._send, self._receive = trio.open_memory_channel[_Posted](INBOX_MAX)
         self.agreements: dict[bytes, Agreement] = {}
         self.jobs: dict[bytes, Job] = {}
         self.block = 0
@@ -105,14 +113,20 @@ class Keeper:
 
     async def post(self, item: Item) -> None:
         """Tell the keeper; waits when it is behind."""
-        await self._send.send(item)
+        await self._send.send(_Posted(item))
 
-    def post_nowait(self, item: Item) -> None:
-        """Tell the keeper, or raise LimitError when it is behind: what peers cause."""
+    async def heed(self, item: Item) -> None:
+        """Tell the keeper what a peer said, and wait until it is journaled.
+
+        Only then may the peer be told that it was taken: what we acknowledged survives a crash.
+        Raises LimitError when the keeper is behind.
+        """
+        kept = trio.Event()
         try:
-            self._send.send_nowait(item)
+            self._send.send_nowait(_Posted(item, kept))
         except trio.WouldBlock:
             raise LimitError("the node is busy", hint="try again in a moment") from None
+        await kept.wait()
 
     async def changed(self, seen: int = -1) -> int:
         """Wait until a beat after number `seen` changed something; returns that beat's number."""
@@ -134,7 +148,7 @@ class Keeper:
         """Beat for ever."""
         async with trio.open_nursery() as nursery:
             while True:
-                items: list[Item] = []
+                items: list[_Posted] = []
                 with trio.move_on_after(self._tick_s):
                     items.append(await self._receive.receive())
                 while len(items) < EVENTS_PER_BEAT_MAX:
@@ -142,7 +156,10 @@ class Keeper:
                         items.append(self._receive.receive_nowait())
                     except trio.WouldBlock:
                         break
-                await self._beat(items)
+                await self._beat([posted.item for posted in items])
+                for posted in items:
+                    if posted.kept is not None:
+                        posted.kept.set()
                 self._perform(nursery, perform, perform_job)
 
     async def _beat(self, items: list[Item]) -> None:
@@ -292,5 +309,13 @@ class Keeper:
 
 
 def _key(duty: Duty) -> object:
-    """What counts as the same duty: an order by its kind, anything else by its content."""
-    return (duty.agreement, type(duty.order)) if isinstance(duty, Submit) else duty
+    """What counts as the same duty: an order by its kind, a heartbeat by its number (one number is
+    signed once), anything else by its content.
+    """
+    match duty:
+        case Submit(agreement=agreement, order=order):
+            return agreement, type(order)
+        case MakeBeat(agreement=agreement, sequence=sequence):
+            return agreement, MakeBeat, sequence
+        case _:
+            return duty

@@ -23,7 +23,11 @@ from market.units import UnixTime
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One gossip message, its bytes still unverified. `via` is the peer that handed it to us."""
+    """One gossip message, its bytes still unverified.
+
+    `via` is the peer that published it, proven by its signature on the frame, whoever relayed it:
+    relaying happens before anybody looks inside, so blaming the relay would punish the honest.
+    """
 
     topic: str
     data: bytes
@@ -43,7 +47,7 @@ class Gossip(Protocol):
         """
 
     def blame(self, via: bytes) -> None:
-        """The peer relayed something malformed: a strike; enough of them and it is cut off."""
+        """The peer published something malformed: a strike; enough and it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)

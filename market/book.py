@@ -1,0 +1,492 @@
+"""Book: the live offers that this node has heard of, newest per (peer, offer), ready to be ranked.
+
+The same offers give the same answers whatever the order they came in. Exact: `top` reads a zone map
+but equals a scan of all. Signed bytes are kept beside, for relaying. Knows no network or clock; who
+signed what was checked before it gets here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from market import best, scan
+from market import columns as c
+from market.columns import Columns, Row
+from market.cost import Cost, Parts, smallest_count, tell, weigh
+from market.errors import RefusedError
+from market.limits import (
+    CLOCK_SKEW_S,
+    OFFER_LIFETIME_MAX_S,
+    OFFERS_MAX,
+    OFFERS_PER_PEER_MAX,
+)
+from market.models import within
+from market.names import Names
+from market.rows import demand_tie, group_of, image_bit, read_choices, row_of
+from market.terms import Accelerator, Demand, Offer
+from market.units import PPM
+
+MODELS_MAX = 1024  # distinct GPU names: fifteen times those that exist; each is compared per demand
+PLACES_MAX = 4096  # distinct places: every country and cloud region many times over
+SHAPES_MAX = 256  # demands' accelerator lists and regions whose reading is remembered
+Key = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One offer that fits a demand. Candidates rank by (total, tie, peer, offer id).
+
+    `parts` are the numbers that `cost` is told from.
+    """
+
+    offer: Offer
+    total: int
+    tie: int
+    units: int
+    parts: tuple[float, ...]
+
+    @property
+    def cost(self) -> Cost:
+        """The breakdown of `total`."""
+        wait_s, start_up_s = float(self.offer.queue_wait_s), self.offer.start_up_ms / 1000
+        return tell(Parts(*self.parts), self.units, wait_s, start_up_s)
+
+    @property
+    def rank(self) -> tuple[int, int, bytes, bytes]:
+        """What candidates are sorted by: cheapest first, ties by hash of offer and demand."""
+        return self.total, self.tie, self.offer.peer, self.offer.offer_id
+
+
+@dataclass(slots=True)
+class _Entry:
+    """One live offer, the sequence it was said with, its envelope's digest, and its row."""
+
+    offer: Offer
+    sequence: int
+    envelope: bytes
+    slot: int
+
+
+@dataclass(slots=True)
+class _Envelope:
+    raw: bytes
+    users: int = 0
+
+
+@dataclass(slots=True)
+class _Counts:
+    accepted: int = 0
+    stale: int = 0
+    refused: int = 0
+    evicted: int = 0
+    expired: int = 0
+    withdrawn: int = 0
+
+
+@dataclass(slots=True)
+class _Shapes:
+    """What was worked out for accelerator lists and regions, while the names stay the same."""
+
+    version: tuple[int, int] = (-1, -1)
+    choices: dict[tuple[Accelerator, ...], tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]] = (
+        field(default_factory=dict)
+    )
+    regions: dict[tuple[str, ...], tuple[scan.Flags, int]] = field(default_factory=dict)
+
+
+class Book:
+    """The live offers. Bounded in total and per peer; every change is O(columns), not O(offers)."""
+
+    def __init__(
+        self,
+        *,
+        offers_max: int = OFFERS_MAX,
+        per_peer_max: int = OFFERS_PER_PEER_MAX,
+        block: int = c.BLOCK,
+    ) -> None:
+        """Empty. `block` is the columns' grain; tests use a small one."""
+        self._offers_max = offers_max
+        self._per_peer_max = per_peer_max
+        self._columns = Columns(block)
+        self._entries: dict[Key, _Entry] = {}
+        self._at: dict[int, _Entry] = {}
+        self._of_peer: dict[bytes, set[bytes]] = {}
+        self._by_count: dict[int, dict[bytes, None]] = {}
+        self._envelopes: dict[bytes, _Envelope] = {}
+        self._judged: dict[bytes, int] = {}
+        self._models: Names[str] = Names(MODELS_MAX)
+        self._places: Names[str] = Names(PLACES_MAX)
+        self._peers: Names[bytes] = Names(offers_max)
+        self._shapes = _Shapes()
+        self._counts = _Counts()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def columns(self) -> Columns:
+        """The numbers, to be read only."""
+        return self._columns
+
+    # What is said.
+
+    def update(
+        self, peer: bytes, offers: tuple[Offer, ...], sequence: int, raw: bytes, now: float
+    ) -> bool:
+        """Take the offers that `peer` said in one envelope (`raw`, with its sequence number).
+
+        Newest wins per (peer, offer). True if the book changed. Offers missing from the envelope
+        stay: whoever knows that a publication is complete calls `withdraw_before`. Raises
+        RefusedError, changing nothing, if an offer names another peer or lives too long.
+        """
+        for offer in offers:
+            _check(peer, offer, now)
+        name = hashlib.sha256(raw).digest() if raw else b""
+        changed = False
+        for offer in offers:
+            changed |= self._put(offer, sequence, name, raw, now)
+        if changed:
+            self._crowded(peer)
+        return changed
+
+    def withdraw(self, peer: bytes, offer_id: bytes) -> bool:
+        """Forget one offer; False if it was not here."""
+        if (peer, offer_id) not in self._entries:
+            return False
+        self._counts.withdrawn += 1
+        self._remove((peer, offer_id))
+        return True
+
+    def withdraw_before(self, peer: bytes, sequence: int) -> int:
+        """Forget the peer's offers that were said before `sequence`; returns how many."""
+        old = [o for o in self._of_peer.get(peer, ()) if self._entries[peer, o].sequence < sequence]
+        for offer_id in sorted(old):
+            self.withdraw(peer, offer_id)
+        return len(old)
+
+    def expire(self, now: float) -> int:
+        """Forget every offer whose time is over; returns how many."""
+        due = [self._at[slot] for slot in self._columns.expired(now)]
+        for entry in due:
+            self._remove((entry.offer.peer, entry.offer.offer_id))
+        self._counts.expired += len(due)
+        return len(due)
+
+    def judge(self, peer: bytes, reliability_ppm: int | None) -> None:
+        """Believe no more than this of a peer's reliability, whatever its offers say.
+
+        None takes the judgement back. Bounded by the peers that have offers: a judgement of
+        anybody else is not kept.
+        """
+        if peer not in self._of_peer:
+            return
+        if reliability_ppm is None:
+            self._judged.pop(peer, None)
+        else:
+            self._judged[peer] = max(0, min(PPM, reliability_ppm))
+        for offer_id in sorted(self._of_peer[peer]):
+            entry = self._entries[peer, offer_id]
+            row = self._row(entry.offer)
+            if row is not None:
+                self._columns.overwrite(entry.slot, row)
+                self._unname(entry.offer)
+
+    # What is here.
+
+    def get(self, peer: bytes, offer_id: bytes) -> Offer | None:
+        """One live offer, as its peer signed it."""
+        entry = self._entries.get((peer, offer_id))
+        return entry.offer if entry else None
+
+    def offers(self) -> Iterator[Offer]:
+        """Every offer, by (peer, offer id)."""
+        return (self._entries[key].offer for key in sorted(self._entries))
+
+    def offers_of(self, peer: bytes) -> tuple[Offer, ...]:
+        """One peer's offers, by offer id."""
+        ids = sorted(self._of_peer.get(peer, ()))
+        return tuple(self._entries[peer, offer_id].offer for offer_id in ids)
+
+    def believed(self, offer: Offer) -> Offer:
+        """The offer with no more reliability than its peer was judged to have."""
+        judged = self._judged.get(offer.peer)
+        if judged is None or offer.reliability_ppm <= judged:
+            return offer
+        return replace(offer, reliability_ppm=judged)
+
+    def at(self, slot: int) -> Offer:
+        """The offer in a row of `columns`."""
+        return self._at[slot].offer
+
+    def digests(self, limit: int = 4096) -> tuple[bytes, ...]:
+        """SHA-256 of the envelopes that hold live offers, in order, for `Sync.known`."""
+        return tuple(sorted(self._envelopes))[:limit]
+
+    def raw_for(
+        self, known: Collection[bytes], *, limit: int = 512, bytes_max: int = 192 * 1024
+    ) -> tuple[bytes, ...]:
+        """Envelopes that somebody who has `known` lacks, within the size of one reply."""
+        has = frozenset(known)
+        found: list[bytes] = []
+        size = 0
+        for name in sorted(self._envelopes):
+            raw = self._envelopes[name].raw
+            if name in has or size + len(raw) > bytes_max:
+                continue
+            found.append(raw)
+            size += len(raw)
+            if len(found) == limit:
+                break
+        return tuple(found)
+
+    def statistics(self) -> dict[str, int]:
+        """Counters for people and metrics."""
+        counts = self._counts
+        return {
+            "offers": len(self._entries),
+            "peers": len(self._of_peer),
+            "units": int(self._columns.numbers[c.FREE].sum()),
+            "envelopes": len(self._envelopes),
+            "models": sum(1 for _ in self._models),
+            "column_bytes": self._columns.nbytes(),
+            "accepted": counts.accepted,
+            "stale": counts.stale,
+            "refused": counts.refused,
+            "evicted": counts.evicted,
+            "expired": counts.expired,
+            "withdrawn": counts.withdrawn,
+        }
+
+    # What is best.
+
+    def top(
+        self,
+        demand: Demand,
+        k: int,
+        now: float,
+        rtt_us: Mapping[bytes, int] | None = None,
+    ) -> tuple[Candidate, ...]:
+        """The `k` best offers that fit, best first; exactly those a scan of all would find.
+
+        `rtt_us` has measured round trips by peer, which count more than coordinates.
+        """
+        if not self._entries or k <= 0:
+            return ()
+        query = self.query(demand, now, rtt_us)
+        ranked, rows = best.best(self._columns, query, k, self._image_test(demand))
+        return self._candidates(ranked, rows)
+
+    def fitting(self, demand: Demand, now: float, k: int | None = None) -> scan.Rows:
+        """Rows of all offers that fit, or of the `k` cheapest (and ties), in no order."""
+        query = self.query(demand, now, None)
+        test = self._image_test(demand)
+        if k is not None:
+            return best.cheapest(self._columns, query, k, test)
+        return scan.everything(self._columns, query, test)
+
+    def slot_of(self, offer: Offer) -> int:
+        """The row of `columns` that an offer of this book is in."""
+        return self._entries[offer.peer, offer.offer_id].slot
+
+    def query(
+        self, demand: Demand, now: float, rtt_us: Mapping[bytes, int] | None = None
+    ) -> scan.Query:
+        """The demand made ready for the columns."""
+        choices, least, most = self._choices(demand.requirements.accelerators)
+        groups = most.nonzero()[0]
+        counts = set(most[groups].tolist()) | set(least[groups].tolist())
+        regions, region_bits = self._regions(demand.requirements.regions)
+        peers = [self._peers.number(peer) for peer in demand.exclude]
+        measured = {}
+        for peer, microseconds in (rtt_us or {}).items():
+            number = self._peers.number(peer)
+            if number is not None:
+                measured[number] = microseconds
+        return scan.Query(
+            demand=demand,
+            weights=weigh(demand),
+            smallest=smallest_count(demand),
+            choices=choices,
+            least=least,
+            most=most,
+            group=int(groups[0]) if len(groups) == 1 else None,
+            count=counts.pop() if len(counts) == 1 else None,
+            regions=regions if demand.requirements.regions else None,
+            region_bits=region_bits,
+            exclude=tuple(number for number in peers if number is not None),
+            rtt_us=measured,
+            image_bit=image_bit(demand.image) if demand.image_bytes else 0,
+            floor=scan.floor(demand, now),
+            good=scan.needed_flags(demand),
+            tie=demand_tie(demand),
+            now=now,
+        )
+
+    def _image_test(self, demand: Demand) -> scan.CachedTest:
+        image, at = demand.image, self._at
+        return lambda slots: [image in at[slot].offer.cached_images for slot in slots]
+
+    def _candidates(
+        self, ranked: list[tuple[float, int, int]], rows: scan.Rows
+    ) -> tuple[Candidate, ...]:
+        at = [place for _, _, place in ranked]
+        columns = [column[at].tolist() for column in rows.parts.fields()]
+        units = rows.units[at].tolist()
+        return tuple(
+            Candidate(self.at(slot), int(total), tie, count, parts)
+            for (total, tie, _), slot, count, parts in zip(
+                ranked, rows.slots[at].tolist(), units, zip(*columns, strict=True), strict=True
+            )
+        )
+
+    # Rows and names.
+
+    def _put(self, offer: Offer, sequence: int, name: bytes, raw: bytes, now: float) -> bool:
+        key = (offer.peer, offer.offer_id)
+        old = self._entries.get(key)
+        if (old is not None and sequence <= old.sequence) or offer.expires_at_s <= now:
+            self._counts.stale += 1
+            return False
+        row = self._row(offer)
+        if row is None:
+            self._counts.refused += 1
+            return False
+        self._counts.accepted += 1
+        if old is not None:
+            group, price = group_of(old.offer), float(old.offer.price_per_hour)
+            if (group, price) == (row.group, row.price):
+                self._columns.overwrite(old.slot, row)
+                self._unname(old.offer)
+                self._hold(name, raw)
+                self._let_go(old.envelope)
+                old.offer, old.sequence, old.envelope = offer, sequence, name
+                return True
+            self._remove(key)
+        self._hold(name, raw)
+        slot = self._columns.insert(row)
+        self._follow()
+        self._entries[key] = self._at[slot] = _Entry(offer, sequence, name, slot)
+        self._count(offer.peer, offer.offer_id, present=True)
+        return True
+
+    def _remove(self, key: Key) -> None:
+        entry = self._entries.pop(key)
+        del self._at[entry.slot]
+        self._columns.delete(entry.slot)
+        self._follow()
+        self._unname(entry.offer)
+        self._let_go(entry.envelope)
+        self._count(*key, present=False)
+
+    def _follow(self) -> None:
+        """Note where the columns moved rows to."""
+        for old, new in self._columns.moved:
+            entry = self._at.pop(old)
+            self._at[new] = entry
+            entry.slot = new
+        self._columns.moved.clear()
+
+    def _count(self, peer: bytes, offer_id: bytes, *, present: bool) -> None:
+        ids = self._of_peer.setdefault(peer, set())
+        crowd = self._by_count.setdefault(len(ids), {})
+        crowd.pop(peer, None)
+        if not crowd:
+            del self._by_count[len(ids)]
+        (ids.add if present else ids.remove)(offer_id)
+        if ids:
+            self._by_count.setdefault(len(ids), {})[peer] = None
+        else:
+            del self._of_peer[peer]
+            self._judged.pop(peer, None)
+
+    def _crowded(self, peer: bytes) -> None:
+        """Evict until the bounds hold: a peer's oldest word first, then from the peer with most.
+
+        The victim of the total bound is the peer with the most offers (of equals the largest key),
+        so that a flood from few peers costs those peers, and one from many costs no rig with fewer.
+        """
+        while len(self._of_peer.get(peer, ())) > self._per_peer_max:
+            self._evict(peer)
+        while len(self._entries) > self._offers_max:
+            self._evict(max(self._by_count[max(self._by_count)]))
+
+    def _evict(self, peer: bytes) -> None:
+        oldest = min(self._of_peer[peer], key=lambda o: (self._entries[peer, o].sequence, o))
+        self._counts.evicted += 1
+        self._remove((peer, oldest))
+
+    def _hold(self, name: bytes, raw: bytes) -> None:
+        if name:
+            self._envelopes.setdefault(name, _Envelope(raw)).users += 1
+
+    def _let_go(self, name: bytes) -> None:
+        if name:
+            envelope = self._envelopes[name]
+            envelope.users -= 1
+            if not envelope.users:
+                del self._envelopes[name]
+
+    def _row(self, offer: Offer) -> Row | None:
+        """The offer's numbers, its names taken; None if a table of names is full."""
+        model = self._models.take(offer.gpu_name)
+        if model is None:
+            return None
+        place = self._places.take(offer.geolocation)
+        if place is None:
+            self._models.drop(offer.gpu_name)
+            return None
+        peer = self._peers.take(offer.peer)
+        assert peer is not None, "there are never more peers than offers"
+        return row_of(offer, self.believed(offer).reliability_ppm, model, place, peer)
+
+    def _unname(self, offer: Offer) -> None:
+        self._models.drop(offer.gpu_name)
+        self._places.drop(offer.geolocation)
+        self._peers.drop(offer.peer)
+
+    def _fresh_shapes(self) -> _Shapes:
+        version = (self._models.version, self._places.version)
+        if self._shapes.version != version or len(self._shapes.choices) > SHAPES_MAX:
+            self._shapes = _Shapes(version)
+        if len(self._shapes.regions) > SHAPES_MAX:
+            self._shapes = _Shapes(version)
+        return self._shapes
+
+    def _choices(
+        self, accelerators: tuple[Accelerator, ...]
+    ) -> tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]:
+        shapes = self._fresh_shapes()
+        found = shapes.choices.get(accelerators)
+        if found is None:
+            found = read_choices(accelerators, self._models)
+            shapes.choices[accelerators] = found
+        return found
+
+    def _regions(self, regions: tuple[str, ...]) -> tuple[scan.Flags, int]:
+        shapes = self._fresh_shapes()
+        found = shapes.regions.get(regions)
+        if found is None:
+            inside = np.zeros(max(1, len(self._places)), np.bool_)
+            bits = 0
+            for number, place in self._places:
+                if any(within(region, place) for region in regions):
+                    inside[number] = True
+                    bits |= 1 << (number & 63)
+            found = (inside, bits)
+            shapes.regions[regions] = found
+        return found
+
+
+def _check(peer: bytes, offer: Offer, now: float) -> None:
+    if offer.peer != peer:
+        raise RefusedError("an offer names another peer than the one that signed it")
+    if offer.num_gpus > offer.num_units:
+        raise RefusedError("an offer has more free units than units")
+    if offer.expires_at_s > now + OFFER_LIFETIME_MAX_S + CLOCK_SKEW_S:
+        raise RefusedError(
+            "an offer lives longer than an hour", hint="check the clocks of both machines"
+        )
