@@ -136,7 +136,7 @@ def _plain(node: yaml.Node, name: str, where: str, lines: dict[str, int]) -> Any
 
 
 def find_image(job: JobFile, settings: Settings) -> Path:
-    """The image's file: beside the job file, or one that was built here. Raises NotFoundError."""
+    """The image's file: beside the job file, or one that was built here. Raises SpecError."""
     said = job.raw.get("image")
     if not isinstance(said, str) or not said or "\0" in said:
         raise job.located(SpecError("image: missing", hint="add a line like: image: base"))

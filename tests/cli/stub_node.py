@@ -1,7 +1,7 @@
-"""A node without a market: the real API on a real unix socket over a front desk that plays scenes.
+"""A node without a market: the real API on a real unix socket over a desk that plays scenes.
 
-Run as a program with the socket's path; it prints a line once it can be asked. A job's name says how
-it goes: `bad` fails, `gone` is cancelled, `live` goes on for ever, anything else succeeds.
+Run as a program with the socket's path; it prints a line once it can be asked. A job's name says
+how it goes: `bad` fails, `gone` is cancelled, `live` goes on for ever, anything else succeeds.
 """
 
 from __future__ import annotations
