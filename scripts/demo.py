@@ -54,7 +54,7 @@ def say(text: str) -> None:
     console.print(f"[bold]{time.strftime('%H:%M:%S')}[/bold]  {text}", soft_wrap=True)
 
 
-class DemoFailed(Exception):  # noqa: N818  # it is said as a sentence
+class DemoFailed(Exception):  # it is said as a sentence
     """The demo could not show what it is for."""
 
 
@@ -255,9 +255,7 @@ async def _kill_the_working(watch: Watch, providers: list[Node]) -> None:
     raise DemoFailed("nobody works on the job")
 
 
-async def receipt(
-    watch: Watch, nodes: list[Node], chain: EthereumChain, devnet: Devnet
-) -> bool:
+async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet: Devnet) -> bool:
     """Print who was paid what, and whether it adds up to the last unit."""
     show = lambda amount: format_money(amount, 6)  # noqa: E731
     table = Table("agreement", "ended as", "deposit", "paid", "refunded", "slashed", "to requester",

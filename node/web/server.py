@@ -23,7 +23,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
-from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs hide it
+from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import RefusedError, SpecError
 from node.web.api import make_app
@@ -104,8 +104,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not
         gone = False
         async with self.send_lock:
             # Shielded, because half a frame helps nobody, but not for ever.
-            with trio.move_on_after(SEND_STALL_S) as patience:
-                patience.shield = True
+            deadline = trio.current_time() + SEND_STALL_S
+            with trio.CancelScope(deadline=deadline, shield=True) as patience:
                 try:
                     await self.stream.send_all(event.data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -119,7 +119,7 @@ class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not
 def _listen_unix(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise SpecError(f"{path}: too long for a socket", hint="choose a shorter --data-dir")
-    if _somebody_listens(path):
+    if is_served(path):
         raise RefusedError(f"a node already runs on {path}", hint="look at it with: souk status")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -140,7 +140,8 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _somebody_listens(path: Path) -> bool:
+def is_served(path: Path) -> bool:
+    """Whether a node answers on that socket now."""
     if not path.exists() or not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -17,10 +17,10 @@ from market.errors import ChainError, ChainRefusedError, SignatureError
 from market.escrow import (
     Answer,
     Answered,
-    Challenge,
-    Challenged,
     ChainFact,
     ChainOrder,
+    Challenge,
+    Challenged,
     Claim,
     Claimed,
     Closed,

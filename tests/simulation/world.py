@@ -21,8 +21,8 @@ from node.app import run_node
 from node.config import Config, Selling, devnet_rules
 from node.control import Control
 from node.ports import Ports
-from tests.simulation.escrow import Ledger, SimChain
 from tests.simulation.devices import SimClock, SimDevices, SimEntropy
+from tests.simulation.escrow import Ledger, SimChain
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
 from tests.simulation.sandbox import SimSandbox
