@@ -160,6 +160,22 @@ class LogPart:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetch:
+    """First frame on a `blob` channel: send me this blob from `offset` on. Not enveloped: the
+    channel itself is authenticated."""
+
+    hash: Hash
+    offset: U63
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """Answer on a `blob` channel: the whole size; the bytes follow in frames. 0: not for you."""
+
+    size_bytes: U63
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Direct, on connect: the digests of live offers held here, for the other to fill gaps."""
 

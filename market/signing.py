@@ -30,7 +30,7 @@ from market.messages import KINDS, Envelope, Message, Sealing
 from market.terms import Heartbeat, Settlement, Terms, Voucher
 from market.units import UnixTime
 
-M = TypeVar("M")
+M = TypeVar("M", covariant=True)
 EVERYBODY: bytes = bytes(32)
 _PREFIX = b"gridsouk/envelope/1\n"
 

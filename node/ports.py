@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from market.escrow import ChainFact, ChainOrder
 from market.signing import Domain
-from market.terms import Artifact, Heartbeat, Manifest, Settlement, Terms, Voucher
+from market.terms import Artifact, Manifest
 from market.units import UnixTime
 
 # The network.
@@ -22,7 +23,11 @@ from market.units import UnixTime
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One gossip message, its bytes still unverified. `via` is the peer that handed it to us."""
+    """One gossip message, its bytes still unverified.
+
+    `via` is the peer that published it, proven by its signature on the frame, whoever relayed it:
+    relaying happens before anybody looks inside, so blaming the relay would punish the honest.
+    """
 
     topic: str
     data: bytes
@@ -42,7 +47,7 @@ class Gossip(Protocol):
         """
 
     def blame(self, via: bytes) -> None:
-        """The peer relayed something malformed: a strike; enough of them and it is cut off."""
+        """The peer published something malformed: a strike; enough and it is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,177 +119,6 @@ class Link(Protocol):
 
 
 # The chain.
-
-
-@dataclass(frozen=True, slots=True)
-class Open:
-    """Lock deposit, stake and units of the agreement."""
-
-    terms: Terms
-    requester_signature: bytes
-    provider_signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Draw what the voucher promises; the agreement goes on."""
-
-    terms: Terms
-    voucher: Voucher
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Settle:
-    """Provider: end with this voucher; at once if it is the last, else after the window."""
-
-    terms: Terms
-    voucher: Voucher
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSigned:
-    """End at once as both signed."""
-
-    terms: Terms
-    settlement: Settlement
-    requester_signature: bytes
-    provider_signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RequesterClose:
-    """Requester: end; the provider has the window to bring its best voucher."""
-
-    terms: Terms
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderClose:
-    """Provider: end without a (better) voucher."""
-
-    terms: Terms
-
-
-@dataclass(frozen=True, slots=True)
-class Finalize:
-    """Anybody: a deadline has passed; divide the money."""
-
-    terms: Terms
-
-
-@dataclass(frozen=True, slots=True)
-class Challenge:
-    """Requester, paid up by this voucher: let the provider prove that it lives."""
-
-    terms: Terms
-    voucher: Voucher
-    signature: bytes
-    nonce: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Provider: a heartbeat that names the challenge's nonce."""
-
-    terms: Terms
-    heartbeat: Heartbeat
-    signature: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Slash:
-    """Anybody: the challenge was not answered in its window."""
-
-    terms: Terms
-
-
-ChainOrder = (
-    Open
-    | Claim
-    | Settle
-    | CloseSigned
-    | RequesterClose
-    | ProviderClose
-    | Finalize
-    | Challenge
-    | Answer
-    | Slash
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """The agreement is funded. `at_s` is the block's timestamp."""
-
-    agreement: bytes
-    at_s: int
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """`paid` base units were paid so far, in total."""
-
-    agreement: bytes
-    paid: int
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Challenged:
-    """The provider must answer `nonce` before `deadline_s`."""
-
-    agreement: bytes
-    nonce: int
-    deadline_s: int
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """The provider answered; the agreement is open again."""
-
-    agreement: bytes
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closing:
-    """One side began to end it; anybody may finalize after `deadline_s`."""
-
-    agreement: bytes
-    by_provider: bool
-    deadline_s: int
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """Over: `paid` in total to the provider, `refunded` to the requester, stake released."""
-
-    agreement: bytes
-    paid: int
-    refunded: int
-    tx: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Slashed:
-    """Stake was taken: `to_victim` of it paid to the requester, `burned` destroyed.
-
-    A `Closed` fact of the same transaction follows it.
-    """
-
-    agreement: bytes
-    slashed: int
-    to_victim: int
-    burned: int
-    tx: bytes
-
-
-ChainFact = Opened | Claimed | Challenged | Answered | Closing | Closed | Slashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,6 +330,19 @@ class Blobs(Protocol):
         """Forget a blob, complete or not."""
 
 
+class Logs(Protocol):
+    """The output of this node's own jobs, as fetched, kept after they end."""
+
+    async def append(self, job: bytes, offset: int, data: bytes) -> None:
+        """Add output; what lies before the end already is skipped, a gap is filled with nothing."""
+
+    async def read(self, job: bytes, offset: int, limit: int) -> bytes:
+        """At most `limit` bytes from `offset`; empty at the end."""
+
+    async def size(self, job: bytes) -> int:
+        """How many bytes there are."""
+
+
 # The node itself.
 
 
@@ -548,6 +395,9 @@ class Signer(Protocol):
     def sign_digest(self, digest: bytes) -> bytes:
         """A chain signature r, s, v of 65 bytes, low s, v 27 or 28."""
 
+    def seal_for(self, peer: bytes, data: bytes) -> bytes:
+        """A sealed box (X25519) that only `peer` can open."""
+
     def unseal(self, box: bytes) -> bytes:
         """Open a sealed box meant for `peer`. Raises SignatureError."""
 
@@ -576,6 +426,7 @@ class Ports:
     sandbox: Sandbox
     devices: Devices
     blobs: Blobs
+    logs: Logs
     journal: Journal
     signer: Signer
     clock: Clock

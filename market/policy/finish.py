@@ -1,0 +1,65 @@
+"""Finish-time fairness: which jobs run in the next round, when jobs may pause between rounds.
+
+The round-based face of `fair`. A job's fair finish is what it would have had on an equal part of
+the site: its duration alone, times the contention it met (Themis, NSDI 2020). Nobody should pass
+it, and the site should be done as soon as its longest work allows. Both are time budgets, and the
+job that has used up the largest part of either runs first. Pure; no parameter to tune.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An unfinished job at the start of a round.
+
+    `alone_s` estimates its duration on units of its own, `left_s` what of it remains. `met` counts
+    the jobs, itself included, that were on the site at any time since it came.
+    """
+
+    job_id: int
+    requester: str
+    arrival_s: float
+    units: int
+    alone_s: float
+    left_s: float
+    met: int
+    ran_last: bool = False
+
+
+def plan(standing: Sequence[Standing], units: int, now: float) -> tuple[int, ...]:
+    """The jobs to run in this round, most urgent first, skipping what no longer fits."""
+    horizon = horizon_s(standing, units)
+    ranked = sorted(standing, key=lambda one: (-urgency(one, units, horizon, now), one.job_id))
+    return fill(ranked, units)
+
+
+def fill(ranked: Sequence[Standing], units: int) -> tuple[int, ...]:
+    """The ids of the first jobs that fit beside each other."""
+    chosen, free = [], units
+    for one in ranked:
+        if one.units <= free:
+            chosen.append(one.job_id)
+            free -= one.units
+    return tuple(chosen)
+
+
+def urgency(one: Standing, units: int, horizon: float, now: float) -> float:
+    """The larger of two used-up budgets; 1 means that not a second is left to wait.
+
+    The job's: (time since arrival + work left) over its fair duration, that is, its finish-time
+    fairness if it ran from now on. The site's: work left over the horizon.
+    """
+    contention = max(1.0, one.met / units)
+    fair_s = max(1.0, one.alone_s) * contention
+    return max((now - one.arrival_s + one.left_s) / fair_s, one.left_s / max(1.0, horizon))
+
+
+def horizon_s(standing: Sequence[Standing], units: int) -> float:
+    """The least time in which the site can finish: its longest job, or all work over all units."""
+    work = sum(one.left_s * one.units for one in standing)
+    longest = max((one.left_s for one in standing), default=0.0)
+    return max(longest, work / units)

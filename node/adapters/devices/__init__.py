@@ -1,0 +1,1 @@
+"""The machine's rentable units, found by a driver or declared by their owner."""

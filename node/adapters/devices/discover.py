@@ -1,0 +1,30 @@
+"""Which units this machine rents out: those its owner declares, else those a driver finds."""
+
+from __future__ import annotations
+
+from node.adapters.devices.declared import Declared, DeclaredDevices
+from node.adapters.devices.nvml import find_gpus
+from node.ports import Devices, Unit, UnitHealth
+
+
+class NoDevices:
+    """Fills the `Devices` port on a machine that has nothing to rent."""
+
+    def units(self) -> tuple[Unit, ...]:
+        """None."""
+        return ()
+
+    def health(self) -> tuple[UnitHealth, ...]:
+        """None."""
+        return ()
+
+
+def discover(declared: Declared | None) -> Devices:
+    """The machine's units.
+
+    A declaration wins over the driver: several nodes may share one machine, as in a demonstration,
+    and only their owner knows that a GPU found by each of them is the same one.
+    """
+    if declared is not None:
+        return DeclaredDevices(declared)
+    return find_gpus() or NoDevices()

@@ -1,0 +1,207 @@
+"""Contract: the escrow's ABI. Orders to calldata, logs to facts, reverts to error names."""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from eth_utils.abi import collapse_if_tuple
+from web3 import Web3
+from web3.exceptions import Web3Exception
+
+from market.escrow import (
+    Answer,
+    Answered,
+    ChainFact,
+    ChainOrder,
+    Challenge,
+    Challenged,
+    Claim,
+    Claimed,
+    Closed,
+    CloseSigned,
+    Closing,
+    Finalize,
+    Open,
+    Opened,
+    ProviderClose,
+    RequesterClose,
+    Settle,
+    Slash,
+    Slashed,
+)
+from market.signing import keccak
+from market.terms import Heartbeat, Settlement, Terms, Voucher
+
+
+@functools.cache
+def artifact(name: str) -> dict[str, Any]:
+    """A committed build: ABI and bytecode. From the wheel, or from the checkout."""
+    packaged = resources.files("node").joinpath("../contracts/artifacts", f"{name}.json")
+    path = Path(str(packaged)).resolve()
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+@functools.cache
+def _contract(name: str) -> Any:
+    return Web3().eth.contract(abi=artifact(name)["abi"])
+
+
+def call(name: str, function: str, *arguments: object) -> str:
+    """Calldata in hex."""
+    encoded: str = _contract(name).encode_abi(function, args=list(arguments))
+    return encoded
+
+
+def result(name: str, function: str, data: bytes) -> tuple[Any, ...]:
+    """What a view function returned."""
+    entry = next(
+        item for item in artifact(name)["abi"]
+        if item.get("type") == "function" and item["name"] == function
+    )  # fmt: skip
+    types = [collapse_if_tuple(output) for output in entry["outputs"]]
+    decoded: tuple[Any, ...] = Web3().codec.decode(types, data)
+    return decoded
+
+
+@functools.cache
+def _errors() -> dict[bytes, str]:
+    found = {}
+    for name in ("Escrow", "TestToken"):
+        for entry in artifact(name)["abi"]:
+            if entry.get("type") == "error":
+                types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
+                found[keccak(f"{entry['name']}({types})".encode())[:4]] = entry["name"]
+    return found
+
+
+def reason(data: str) -> str:
+    """The name of the error in revert data, or what there is of it."""
+    try:
+        selector = bytes.fromhex(data.removeprefix("0x")[:8])
+    except ValueError:
+        return "reverted"
+    return _errors().get(selector, f"reverted 0x{selector.hex()}" if selector else "reverted")
+
+
+def terms_tuple(terms: Terms) -> tuple[Any, ...]:
+    """Terms as the ABI coder wants them."""
+    p, m, t = terms.parties, terms.money, terms.timing
+    parties = tuple(
+        Web3.to_checksum_address(address)
+        for address in (
+            p.requester, p.provider, p.requester_signer, p.provider_signer, p.token, p.arbiter,
+        )
+    )  # fmt: skip
+    money = (
+        m.deposit, m.collateral, m.price_per_hour, m.bond, m.slash_bps, m.victim_share_bps,
+        m.equivocation_bps,
+    )  # fmt: skip
+    timing = (
+        t.open_by_s, t.duration_s, t.start_grace_s, t.window_s, t.claim_window_s,
+        t.offline_allowance_s, t.arbiter_window_s,
+    )  # fmt: skip
+    return (parties, money, timing, terms.units, terms.job, terms.salt)
+
+
+def _voucher(v: Voucher) -> tuple[Any, ...]:
+    return (v.agreement, v.amount, v.ack, v.last)
+
+
+def _heartbeat(h: Heartbeat) -> tuple[Any, ...]:
+    return (h.agreement, h.sequence, h.at_s, h.metered_s, h.challenge, h.state)
+
+
+def _settlement(s: Settlement) -> tuple[Any, ...]:
+    return (s.agreement, s.paid, s.slashed)
+
+
+def calldata(order: ChainOrder) -> str:
+    """An order as the escrow's calldata, in hex."""
+    terms = terms_tuple(order.terms)
+    match order:
+        case Open(requester_signature=requester, provider_signature=provider):
+            return call("Escrow", "open", terms, requester, provider)
+        case Claim(voucher=voucher, signature=signature):
+            return call("Escrow", "claim", terms, _voucher(voucher), signature)
+        case Settle(voucher=voucher, signature=signature):
+            return call("Escrow", "settle", terms, _voucher(voucher), signature)
+        case CloseSigned(settlement=settlement, requester_signature=r, provider_signature=p):
+            return call("Escrow", "closeSigned", terms, _settlement(settlement), r, p)
+        case RequesterClose():
+            return call("Escrow", "requesterClose", terms)
+        case ProviderClose():
+            return call("Escrow", "providerClose", terms)
+        case Finalize():
+            return call("Escrow", "finalize", terms)
+        case Challenge(voucher=voucher, signature=signature, nonce=nonce):
+            return call("Escrow", "challenge", terms, _voucher(voucher), signature, nonce)
+        case Answer(heartbeat=heartbeat, signature=signature):
+            return call("Escrow", "answer", terms, _heartbeat(heartbeat), signature)
+        case Slash():
+            return call("Escrow", "slash", terms)
+
+
+_FACTS = ("Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
+
+
+@functools.cache
+def topics() -> dict[bytes, str]:
+    """The first topic of every event that is a fact, and its name."""
+    found = {}
+    for entry in artifact("Escrow")["abi"]:
+        if entry.get("type") == "event" and entry["name"] in _FACTS:
+            types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
+            found[keccak(f"{entry['name']}({types})".encode())] = entry["name"]
+    return found
+
+
+def fact(log: dict[str, Any], at_s: int, providers: dict[bytes, bytes]) -> ChainFact | None:
+    """The fact in one log; None for other events. `providers` remembers who provides what.
+
+    Raises ValueError if the log is not one of this ABI.
+    """
+    topic = bytes.fromhex(str(log["topics"][0])[2:])
+    name = topics().get(topic)
+    if name is None:
+        return None
+    try:
+        event = _contract("Escrow").events[name]().process_log(_typed_log(log))
+    except (Web3Exception, KeyError, TypeError) as problem:
+        raise ValueError(f"not a {name} log") from problem
+    said, tx = event["args"], bytes(event["transactionHash"])
+    id_ = bytes(said["id"])
+    match name:
+        case "Opened":
+            providers[id_] = bytes.fromhex(said["provider"][2:])
+            return Opened(id_, at_s, tx)
+        case "Claimed":
+            return Claimed(id_, said["paid"], tx)
+        case "Challenged":
+            return Challenged(id_, said["nonce"], said["deadline"], tx)
+        case "Answered":
+            return Answered(id_, tx)
+        case "Closing":
+            by_provider = providers.get(id_) == bytes.fromhex(said["by"][2:])
+            return Closing(id_, by_provider, said["deadline"], tx)
+        case "Closed":
+            return Closed(id_, said["paid"], said["refunded"], tx)
+        case _:
+            return Slashed(id_, said["slashed"], said["toVictim"], said["burned"], tx)
+
+
+def _typed_log(log: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "address": Web3.to_checksum_address(log["address"]),
+        "topics": [bytes.fromhex(topic[2:]) for topic in log["topics"]],
+        "data": bytes.fromhex(log["data"][2:]),
+        "blockNumber": int(log["blockNumber"], 16),
+        "transactionHash": bytes.fromhex(log["transactionHash"][2:]),
+        "transactionIndex": int(log["transactionIndex"], 16),
+        "blockHash": bytes.fromhex(log["blockHash"][2:]),
+        "logIndex": int(log["logIndex"], 16),
+    }

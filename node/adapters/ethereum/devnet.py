@@ -1,0 +1,114 @@
+"""Devnet: a local chain for demonstrations and tests, with escrow and test token deployed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+from eth_account import Account as KeyAccount
+
+from market.errors import ChainError
+from node.adapters.ethereum.chain import ChainConfig
+from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.wallet import Wallet
+
+MNEMONIC = "test test test test test test test test test test test junk"
+CHAIN_ID = 31337
+START_S = 20.0
+LIMITS = (2, 3600, 2, 86_400, 30 * 86_400, 60)
+"""minWindow, maxWindow, minClaimWindow, maxClaimWindow, maxDuration, thawPeriod: seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Devnet:
+    """A running local chain. `keys` are anvil's public test keys: never use them elsewhere."""
+
+    url: str
+    escrow: bytes
+    token: bytes
+    keys: tuple[bytes, ...]
+
+    @property
+    def config(self) -> ChainConfig:
+        """For `open_chain`."""
+        return ChainConfig((self.url,), CHAIN_ID, self.escrow, self.token, poll_s=0.25)
+
+    def wallet(self, rpc: Rpc, index: int) -> Wallet:
+        """The wallet of one test key."""
+        return Wallet(rpc, self.keys[index], CHAIN_ID, self.escrow, self.token)
+
+
+def _dies_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_keys(count: int) -> tuple[bytes, ...]:
+    """The first keys of the public test mnemonic."""
+    KeyAccount.enable_unaudited_hdwallet_features()
+    return tuple(
+        bytes(KeyAccount.from_mnemonic(MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}").key)
+        for index in range(count)
+    )
+
+
+@asynccontextmanager
+async def run_devnet(
+    anvil: str | None = None, *, port: int = 0, block_time_s: int = 1
+) -> AsyncIterator[Devnet]:
+    """A chain that makes a block each `block_time_s` (0: one per transaction) until the exit.
+
+    Raises ChainError if anvil is missing or does not start.
+    """
+    program = anvil or os.environ.get("ANVIL", "anvil")
+    port = port or _free_port()
+    command = [
+        program, "--host", "127.0.0.1", "--port", str(port), "--silent", "--chain-id",
+        str(CHAIN_ID), "--mnemonic", MNEMONIC, "--hardfork", "cancun",
+    ]  # fmt: skip
+    if block_time_s:
+        command += ["--block-time", str(block_time_s)]
+    try:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, preexec_fn=_dies_with_parent,
+        )  # fmt: skip
+    except OSError as problem:
+        raise ChainError(f"{program} cannot be started", hint="run: ./run setup") from problem
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with Rpc((url,)) as rpc:
+            await _until_up(rpc, process)
+            keys = test_keys(8)
+            deployer = Wallet(rpc, keys[0], CHAIN_ID, bytes(20), bytes(20))
+            token = await deployer.deploy("TestToken")
+            escrow = await deployer.deploy("Escrow", LIMITS)
+        yield Devnet(url, escrow, token, keys)
+    finally:
+        process.terminate()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(process.wait)
+
+
+async def _until_up(rpc: Rpc, process: subprocess.Popen[bytes]) -> None:
+    with trio.move_on_after(START_S):
+        while process.poll() is None:
+            try:
+                await rpc.ask("eth_chainId")
+                return
+            except ChainError:
+                await trio.sleep(0.1)
+    raise ChainError("the local chain did not start", hint="run: ./run setup")

@@ -1,0 +1,63 @@
+"""Bounds: what one peer, and all of them, may cost this node. Numbers with their reasons."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from market.limits import CHUNK_BYTES, CREDIT_CHUNKS
+
+# Gossip. One core carries some 250 copies a second (see docs); these bounds keep a rude peer below.
+RPC_BYTES_MAX: Final = 256 * 1024  # one pubsub frame; 15 full messages
+OUT_QUEUE_MAX: Final = 1024  # frames waiting for one slow peer; a burst of 400 must survive
+HEARD_MAX: Final = 8192  # messages waiting for the node: half a minute at full rate
+SEEN_MAX: Final = 65_536  # ids per generation: two minutes at twice the rate of a full core
+SEEN_S: Final = 120.0
+FORWARD_PER_S: Final = 256  # tokens per peer: every message of the network may come through it
+FORWARD_BURST: Final = 2048
+AUTHOR_PER_S: Final = 64  # what one identity may inject, however many peers carry it
+AUTHOR_BURST: Final = 512
+AUTHORS_MAX: Final = 8192  # authors whose rate is remembered
+IDS_PER_CONTROL_MAX: Final = 256  # message ids in one IHAVE; a heartbeat's worth
+WANTED_PER_CONTROL_MAX: Final = 64  # of them answered per IWANT: 1 MiB at most
+GOSSIP_STREAMS_PER_PEER_MAX: Final = 3  # one, and two more while it is re-opened
+
+# Strikes. Points decay; a peer that reaches the limit is cut off for a while.
+STRIKES_MAX: Final = 16.0
+STRIKE_MALFORMED: Final = 4.0  # an unreadable frame: our own software never sends one
+STRIKE_FORGED: Final = 2.0  # a message whose signature does not hold
+STRIKE_BLAMED: Final = 1.0  # the node found the content malformed
+STRIKE_LIMITED: Final = 1 / 64  # one message over the rate
+STRIKES_DECAY_PER_S: Final = 0.1
+CUT_OFF_S: Final = 600.0
+
+# Connections and streams.
+CONNECTIONS_MAX: Final = 400
+CONNECTIONS_PER_PEER_MAX: Final = 3  # both sides may dial at once
+HALF_OPEN_PER_IP_MAX: Final = 32  # handshakes in progress; a slow loris holds no more than these
+HANDSHAKE_S: Final = 10.0
+NEGOTIATE_S: Final = 10.0
+INBOUND_STREAMS_PER_PEER_MAX: Final = 64
+UNREAD_BYTES_MAX: Final = 12 * 1024 * 1024  # what one connection may leave unread in our memory
+WRITE_STALL_S: Final = 30.0  # a socket that takes nothing for so long is dead
+CREDIT_WAIT_S: Final = 60.0  # yamux's own flow control; our readers never stall it
+
+# Requests.
+REQUESTS_PER_PEER_MAX: Final = 32  # in flight, each way
+ANSWER_S: Final = 60.0  # an answerer that takes longer has lost its asker long ago
+
+# Channels.
+CHANNELS_PER_PEER_MAX: Final = 16
+FRAMES_IN_FLIGHT_MAX: Final = 64  # small frames, such as lines of a log
+CREDIT_BYTES: Final = CHUNK_BYTES * CREDIT_CHUNKS
+SLICE_BYTES: Final = 64 * 1024  # bulk yields to gossip after each slice
+GOODBYE_S: Final = 5.0
+
+# Peers.
+ADDRESSES_PER_PEER_MAX: Final = 4
+ADDRESSES_MAX: Final = 1024  # peers in the address book
+ADDRESSES_SHARED_MAX: Final = 32
+DIALS_MAX: Final = 8  # at once
+DIAL_S: Final = 10.0
+BACK_OFF_MIN_S: Final = 1.0
+BACK_OFF_MAX_S: Final = 300.0
+JOINED_MAX: Final = 256  # unread joins per listener

@@ -1,0 +1,59 @@
+"""Wire: exact reads of length-prefixed frames from one libp2p stream, and a pace for bulk writes.
+
+Turns every way a stream can fail into UnreachableError. Knows no request and no channel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import trio
+
+from market.errors import UnreachableError
+from node.adapters.libp2p.bounds import SLICE_BYTES
+from node.adapters.libp2p.strikes import TokenBucket
+
+_READ_BYTES = 65_536
+
+
+class Wire:
+    """One stream, read exactly and written whole. One reader and one writer at a time."""
+
+    def __init__(self, stream: Any, counts: Counter[str]) -> None:
+        self.stream = stream
+        self._counts = counts
+        self._buffer = bytearray()
+
+    async def read(self, size: int) -> bytes:
+        """Exactly `size` bytes. Raises UnreachableError if the stream ends before."""
+        buffer = self._buffer
+        while len(buffer) < size:
+            try:
+                data = await self.stream.read(_READ_BYTES)
+            except Exception as problem:  # the library raises its own, OSError and KeyError
+                raise UnreachableError("the stream to the peer has ended") from problem
+            self._counts["bytes_in"] += len(data)
+            buffer += data
+        data = bytes(buffer[:size])
+        del buffer[:size]
+        return data
+
+    async def write(self, data: bytes) -> None:
+        """All of it. Cancelling may leave half a frame: the stream is of no use after that."""
+        try:
+            await self.stream.write(data)
+        except Exception as problem:
+            raise UnreachableError("the stream to the peer is broken") from problem
+        self._counts["bytes_out"] += len(data)
+
+
+class Pace:
+    """What bulk may use of this node's line, over all channels, so that gossip stays quick."""
+
+    def __init__(self, bytes_per_s: float) -> None:
+        self._bucket = TokenBucket(bytes_per_s, SLICE_BYTES * 8, trio.current_time())
+
+    async def wait(self, size: int) -> None:
+        """Return when `size` more bytes may go; always lets other tasks run."""
+        await trio.sleep(self._bucket.borrow(trio.current_time(), size))

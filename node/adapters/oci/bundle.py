@@ -1,0 +1,182 @@
+"""Bundle: one job as an OCI runtime configuration. Pure: values in, JSON out; touches nothing.
+
+What is not granted here does not exist for the job: no network but its own loopback, no /sys, no
+capability, no device but the usual harmless ones and its GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from market.units import MIB
+from node.adapters.oci import seccomp
+from node.adapters.oci.cdi import Edits
+from node.adapters.oci.settings import RANGE, USER
+
+GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; exit $?'
+"""The first process: waits until the node has verified the container, then stays as its init."""
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CPU_PERIOD_US = 100_000
+
+_MASKED = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/bus",
+    "/proc/config.gz",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/pressure",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/sysrq-trigger",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+)
+_READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything that decides one container.
+
+    `volumes` are (host path, path inside) of the writable directories on the job's own disk.
+    """
+
+    command: str
+    envs: Mapping[str, str]
+    cwd: str
+    hostname: str
+    root: str
+    cgroup: str
+    uid_base: int
+    memory_bytes: int
+    cpus: int
+    pids: int
+    files: int
+    tmp_bytes: int
+    volumes: tuple[tuple[str, str], ...]
+    edits: Edits = Edits()
+    cgroup_namespace: bool = True
+
+
+def environment(
+    image: tuple[str, ...],
+    fixed: Mapping[str, str],
+    manifest: tuple[tuple[str, str], ...],
+    secrets: tuple[tuple[str, str], ...],
+    edits: Edits,
+) -> dict[str, str]:
+    """The job's variables; each source overrides those before it, and `fixed` all of them.
+
+    An image may not preload code (LD_*) or grant itself GPUs (NVIDIA_VISIBLE_DEVICES).
+    """
+    result = {"PATH": _PATH}
+    for item in image:
+        name, _, value = item.partition("=")
+        if name and not name.startswith("LD_"):
+            result[name] = value
+    result["NVIDIA_VISIBLE_DEVICES"] = "void"
+    result.update(edits.envs)
+    result.update(manifest)
+    result.update(secrets)
+    result.update(fixed)
+    if not edits.nodes:
+        result["NVIDIA_VISIBLE_DEVICES"] = "void"
+    return result
+
+
+def configuration(plan: Plan) -> dict[str, Any]:
+    """The `config.json` of the bundle."""
+    namespaces = ["pid", "network", "ipc", "uts", "mount", "user"]
+    if plan.cgroup_namespace:
+        namespaces.append("cgroup")
+    ids = [{"containerID": 0, "hostID": plan.uid_base, "size": RANGE}]
+    return {
+        "ociVersion": "1.0.2",
+        "hostname": plan.hostname,
+        "root": {"path": plan.root, "readonly": True},
+        "process": _process(plan),
+        "mounts": _mounts(plan),
+        "linux": {
+            "namespaces": [{"type": kind} for kind in namespaces],
+            "uidMappings": ids,
+            "gidMappings": ids,
+            "cgroupsPath": plan.cgroup,
+            "resources": _resources(plan),
+            "seccomp": seccomp.profile(),
+            "maskedPaths": list(_MASKED),
+            "readonlyPaths": list(_READ_ONLY),
+        },
+    }
+
+
+def _process(plan: Plan) -> dict[str, Any]:
+    limits = {
+        "RLIMIT_NOFILE": plan.files,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_MEMLOCK": 64 * MIB,  # pinned buffers; the memory limit counts them too
+        "RLIMIT_MSGQUEUE": 819_200,
+    }
+    return {
+        "terminal": False,
+        "user": {"uid": USER, "gid": USER, "umask": 0o022},
+        "args": ["/bin/sh", "-c", GATE, plan.command],
+        "env": [f"{name}={value}" for name, value in sorted(plan.envs.items())],
+        "cwd": plan.cwd,
+        "capabilities": {
+            kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
+        },
+        "rlimits": [{"type": k, "hard": n, "soft": n} for k, n in sorted(limits.items())],
+        "noNewPrivileges": True,
+        "oomScoreAdj": 500,  # under pressure the machine loses jobs before it loses the node
+    }
+
+
+def _mounts(plan: Plan) -> list[dict[str, Any]]:
+    memory = ["nosuid", "nodev", f"size={plan.tmp_bytes}", "mode=1777"]
+    # Compilers for a GPU write shared objects to /tmp and load them; memfd_create would do as
+    # well, so `noexec` is a hurdle, not a boundary, and gives way where it is in the way.
+    scratch = memory if plan.edits.nodes else [*memory, "noexec"]
+    mounts = [
+        _mount("/proc", "proc", "proc", ["nosuid", "noexec", "nodev"]),
+        _mount("/dev", "tmpfs", "tmpfs", ["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        _mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        _mount("/dev/shm", "tmpfs", "shm", [*memory, "noexec"]),
+        _mount("/tmp", "tmpfs", "tmp", scratch),
+    ]
+    for host, inside in plan.volumes:
+        options = ["rbind", "rw", "nosuid", "nodev", "noexec", "rprivate"]
+        mounts.append(_mount(inside, "bind", host, options))
+    for host, inside in plan.edits.mounts:
+        mounts.append(_mount(inside, "bind", host, ["rbind", "ro", "nosuid", "nodev", "rprivate"]))
+    for node in plan.edits.nodes:
+        mounts.append(_mount(node.path, "bind", node.host_path, ["bind", "rw", "nosuid", "noexec"]))
+    return mounts
+
+
+def _mount(inside: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:
+    return {"destination": inside, "type": kind, "source": source, "options": options}
+
+
+def _resources(plan: Plan) -> dict[str, Any]:
+    devices: list[dict[str, Any]] = [{"allow": False, "access": "rwm"}]
+    for node in plan.edits.nodes:
+        numbers = {"type": node.kind, "major": node.major, "minor": node.minor}
+        devices.append({"allow": True, "access": "rw", **numbers})
+    return {
+        "devices": devices,
+        "memory": {"limit": plan.memory_bytes, "swap": plan.memory_bytes},
+        "cpu": {"quota": plan.cpus * _CPU_PERIOD_US, "period": _CPU_PERIOD_US},
+        "pids": {"limit": plan.pids},
+    }

@@ -1,0 +1,176 @@
+"""Control groups of one job, version 1 and 2: its limits, its use, its processes.
+
+The runtime makes them; we read, freeze, kill and remove. Knows paths and numbers, no job.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path("/sys/fs/cgroup")
+_V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+_FREEZE_S = 2.0  # a process in uninterruptible sleep can hold a freeze up
+
+
+def is_v2(root: Path = ROOT) -> bool:
+    """Whether this machine has the unified hierarchy only."""
+    return (root / "cgroup.controllers").exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """One job's group, `path` relative to every hierarchy's root, e.g. `/gridsouk/node/job`."""
+
+    path: str
+    v2: bool
+    root: Path = ROOT
+
+    def _file(self, controller: str, name: str) -> Path:
+        base = self.root if self.v2 else self.root / controller
+        return base / self.path.lstrip("/") / name
+
+    @property
+    def processes_file(self) -> Path:
+        """The host pids of the job, one a line."""
+        return self._file("pids", "cgroup.procs")
+
+    @property
+    def oom_file(self) -> Path:
+        """Has a line `oom_kill N` in both versions."""
+        return self._file("memory", "memory.events" if self.v2 else "memory.oom_control")
+
+    @property
+    def cpu_file(self) -> Path:
+        """Nanoseconds in version 1; a line `usage_usec N` in version 2."""
+        return self._file("cpuacct", "cpu.stat" if self.v2 else "cpuacct.usage")
+
+    @property
+    def memory_limit_file(self) -> Path:
+        """Bytes, or `max`."""
+        return self._file("memory", "memory.max" if self.v2 else "memory.limit_in_bytes")
+
+    @property
+    def pids_limit_file(self) -> Path:
+        """A count, or `max`."""
+        return self._file("pids", "pids.max")
+
+    def pids(self) -> tuple[int, ...]:
+        """The processes of the job now."""
+        return tuple(int(line) for line in _read(self.processes_file).split())
+
+    def cpu_ms(self) -> int:
+        """CPU milliseconds used so far."""
+        text = _read(self.cpu_file)
+        if self.v2:
+            return _line(text, "usage_usec") // 1000
+        return int(text or 0) // 1_000_000
+
+    def memory_bytes(self) -> int:
+        """Memory that cannot be reclaimed by dropping cached files."""
+        used = _read(self._file("memory", "memory.current" if self.v2 else "memory.usage_in_bytes"))
+        stat = _read(self._file("memory", "memory.stat"))
+        cached = _line(stat, "inactive_file" if self.v2 else "total_inactive_file")
+        return max(0, int(used or 0) - cached)
+
+    def freeze(self) -> bool:
+        """Stop every process in its tracks; False if that did not succeed in two seconds."""
+        name, value = ("cgroup.freeze", "1") if self.v2 else ("freezer.state", "FROZEN")
+        if not _write(self._file("freezer", name), value):
+            return False
+        deadline = time.monotonic() + _FREEZE_S
+        while time.monotonic() < deadline:
+            if self._frozen():
+                return True
+            time.sleep(0.002)
+        self.thaw()
+        return False
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        name, value = ("cgroup.freeze", "0") if self.v2 else ("freezer.state", "THAWED")
+        _write(self._file("freezer", name), value)
+
+    def _frozen(self) -> bool:
+        if self.v2:
+            return _line(_read(self._file("freezer", "cgroup.events")), "frozen") == 1
+        return _read(self._file("freezer", "freezer.state")).strip() == "FROZEN"
+
+    def kill(self) -> None:
+        """SIGKILL everything, until nothing is left or a bound is reached."""
+        self.thaw()
+        if self.v2 and _write(self._file("", "cgroup.kill"), "1"):
+            return
+        for _ in range(100):
+            pids = self.pids()
+            for pid in pids:
+                send_signal(pid, signal.SIGKILL, self.path)
+            if not pids:
+                return
+            time.sleep(0.005)
+
+    def remove(self) -> None:
+        """Remove the emptied groups. A group that is still busy stays."""
+        for controller in ("",) if self.v2 else (*_V1, "systemd"):
+            directory = self._file(controller, "")
+            for attempt in range(20):
+                try:
+                    os.rmdir(directory)
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    # The kernel lets a group go a moment after its last process.
+                    time.sleep(0.005 * (attempt + 1))
+                else:
+                    break
+
+
+def known(parent: str, root: Path = ROOT) -> frozenset[str]:
+    """The names of the groups under `parent` in any hierarchy."""
+    names: set[str] = set()
+    for controller in ("",) if is_v2(root) else _V1:
+        directory = root / controller / parent.lstrip("/")
+        if directory.is_dir():
+            names.update(entry.name for entry in directory.iterdir() if entry.is_dir())
+    return frozenset(names)
+
+
+def send_signal(pid: int, number: int, path: str) -> None:
+    """Signal a process only if it is still the group's: a pid may be somebody else's by now."""
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if path in _read(Path(f"/proc/{pid}/cgroup")):
+            signal.pidfd_send_signal(handle, number)
+    except OSError:
+        return
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _write(path: Path, value: str) -> bool:
+    try:
+        path.write_text(value)
+    except OSError:
+        return False
+    return True
+
+
+def _line(text: str, key: str) -> int:
+    for line in text.splitlines():
+        name, _, value = line.partition(" ")
+        if name == key:
+            return int(value)
+    return 0

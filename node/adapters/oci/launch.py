@@ -1,0 +1,178 @@
+"""Launch: start a job's shim, look at the container it made, open the gate or end it.
+
+Blocking, called in threads. Also how a shim is found again and spoken to. Knows no market.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from market.errors import SandboxError
+from node.adapters.oci import verify
+from node.adapters.oci.cgroups import Cgroup
+from node.adapters.oci.settings import OciSettings, WorkPaths
+from node.adapters.oci.verify import Expected
+
+_SHIM = Path(__file__).with_name("shim.py")
+_VERIFY_S = 5.0  # between the runtime's start and the first program's exec; milliseconds
+_LINE_BYTES_MAX = 16 * 1024
+_FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
+
+
+def write_bundle(
+    paths: WorkPaths,
+    cgroup: Cgroup,
+    settings: OciSettings,
+    config: dict[str, Any],
+    *,
+    wall_s: int,
+    grace_s: int,
+) -> Path:
+    """The bundle and the shim's specification, in memory; returns the specification's path."""
+    bundle = paths.live / "bundle"
+    bundle.mkdir(exist_ok=True)
+    (bundle / "config.json").write_text(json.dumps(config))
+    spec = {
+        "id": paths.container,
+        "runtime": settings.runtime,
+        "runtime_root": str(paths.live / "runtime"),
+        "runtime_log": str(paths.live / "runtime.log"),
+        "bundle": str(bundle),
+        "cgroup": cgroup.path,
+        "processes_file": str(cgroup.processes_file),
+        "oom_file": str(cgroup.oom_file),
+        "cpu_file": str(cgroup.cpu_file),
+        "log": str(paths.log),
+        "log_bytes_max": settings.log_bytes_max,
+        "clock": str(paths.clock),
+        "exit": str(paths.exit),
+        "lock": str(paths.lock),
+        "control": str(paths.control),
+        "wall_s": wall_s,
+        "grace_s": grace_s,
+    }
+    file = paths.live / "shim.json"
+    file.write_text(json.dumps(spec))
+    return file
+
+
+def launch(
+    paths: WorkPaths, cgroup: Cgroup, settings: OciSettings, spec: Path, expected: Expected
+) -> None:
+    """Start, verify, let go. Raises SandboxError; then nothing of it runs."""
+    with (paths.state / "shim.err").open("ab") as errors:
+        shim = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_SHIM), str(spec)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        )
+    assert shim.stdin is not None
+    assert shim.stdout is not None
+    # Closing the pipes before `go` makes the shim remove the container.
+    with shim.stdin, shim.stdout:
+        shim.wait()  # it has forked; what goes on is not our child
+        said = _hear(shim.stdout.fileno(), settings.start_timeout_s)
+        if "pid" not in said:
+            raise SandboxError(f"the container did not start: {said.get('error', 'no reason')}")
+        faults = _look(int(said["pid"]), expected, cgroup)
+        if faults:
+            shim.stdin.close()
+            wait_released(paths, settings.start_timeout_s)
+            raise SandboxError(
+                "the container is not what was asked for: " + "; ".join(faults),
+                hint="run: souk provider doctor",
+            )
+        shim.stdin.write(b"go\n")
+        shim.stdin.flush()
+        if not _hear(shim.stdout.fileno(), settings.start_timeout_s).get("started"):
+            raise SandboxError("the job's shim ended before the job began")
+    # The job has its variables now; secrets need not lie about for its whole life.
+    (paths.live / "bundle" / "config.json").unlink(missing_ok=True)
+    paths.secrets.unlink(missing_ok=True)
+
+
+def _look(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
+    """The faults of the container once its first program runs; none if it has ended already."""
+    deadline = time.monotonic() + _VERIFY_S
+    while True:
+        try:
+            faults = verify.faults(pid, expected, cgroup)
+        except ProcessLookupError:
+            return ("its first process ended at once: does the image have /bin/sh?",)
+        if not faults or time.monotonic() > deadline:
+            return faults
+        time.sleep(0.002)  # the runtime drops its last privileges just before it executes
+
+
+def _hear(descriptor: int, timeout_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + timeout_s
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _LINE_BYTES_MAX:
+        left = deadline - time.monotonic()
+        ready, _, _ = select.select([descriptor], [], [], max(0.0, left))
+        if not ready:
+            return {"error": f"no answer in {timeout_s:.0f} s"}
+        data = os.read(descriptor, _LINE_BYTES_MAX)
+        if not data:
+            return {"error": "the shim ended; see shim.err in the job's state"}
+        line += data
+    # Two lines may arrive together only after `go`; the first is the one that is waited for.
+    return cast(dict[str, Any], json.loads(line.splitlines()[0]))
+
+
+def shim_pid(paths: WorkPaths) -> int:
+    """The pid of the job's living shim, or 0: the holder of its lock."""
+    try:
+        descriptor = os.open(paths.lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, asked)
+        kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+        return 0 if kind == fcntl.F_UNLCK else int(pid)
+    finally:
+        os.close(descriptor)
+
+
+def wait_released(paths: WorkPaths, timeout_s: float) -> bool:
+    """Wait until no shim holds the job; False if one still does after the time."""
+    deadline = time.monotonic() + timeout_s
+    while shim_pid(paths):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def ask_to_stop(paths: WorkPaths, grace_s: float) -> bool:
+    """Order the shim to end the job; False if there is no shim to hear it."""
+    try:
+        descriptor = os.open(paths.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, f"stop {max(0.0, grace_s)}\n".encode())
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A record of the shim's, or None if there is none (or a power cut left it torn)."""
+    try:
+        return cast(dict[str, Any], json.loads(path.read_text()))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,156 @@
+"""Staging: a job's places, from its manifest: which directories it may write, where inputs lie.
+
+Decides paths (pure) and puts files there (blocking; called in threads). Knows no container.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from market.errors import SandboxError
+from market.terms import Manifest
+from node.adapters.oci import collect, disk
+from node.adapters.oci.settings import USER, OciSettings, WorkPaths
+
+INPUT = "/in"
+OUT = "/out"
+_RESERVED = ("proc", "dev", "sys", "tmp", "run", "bin", "sbin", "lib", "lib64", "usr", "etc")
+_SKELETON = ("proc", "dev", "tmp", "in", "out")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The job's writable directories: (path inside, name on its volume), none inside another."""
+
+    volumes: tuple[tuple[str, str], ...]
+
+    def on_volume(self, path: str) -> tuple[str, str] | None:
+        """(directory on the volume, path relative to it) of a path inside, if it is writable."""
+        for inside, name in self.volumes:
+            if path == inside:
+                return name, ""
+            if path.startswith(inside + "/"):
+                return name, path.removeprefix(inside + "/")
+        return None
+
+
+def layout_of(manifest: Manifest) -> Layout:
+    """Where the job may write: /out, its checkpoint directory, and its outputs' directories.
+
+    Raises SandboxError for a path that would shadow the system's own.
+    """
+    wanted = [OUT]
+    if manifest.checkpoint_path:
+        wanted.append("/" + "/".join(_parts(manifest.checkpoint_path)))
+    for output in manifest.outputs:
+        first = _parts(output)[0]
+        if any(sign in first for sign in "*?["):
+            raise SandboxError(f"the output {output} must begin with a directory's name")
+        wanted.append(f"/{first}")
+    roots: list[str] = []
+    for path in sorted(set(wanted)):
+        first = path.split("/")[1]
+        if first in (*_RESERVED, "in"):
+            raise SandboxError(
+                f"a job cannot write to {path}", hint="write to /out, or to a directory of its own"
+            )
+        if not any(path == root or path.startswith(root + "/") for root in roots):
+            roots.append(path)
+    return Layout(tuple((root, f"v{index}") for index, root in enumerate(roots)))
+
+
+def input_parts(path: str) -> tuple[str, ...]:
+    """The path of an input from the root. Raises SandboxError if it leads elsewhere."""
+    parts = _parts(path)
+    if parts[0] in ("proc", "dev", "sys", "tmp"):
+        raise SandboxError(f"an input cannot lie at {path}", hint="put inputs below /in")
+    return parts
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    parts = tuple(part for part in path.split("/") if part)
+    if not path.startswith("/") or not parts or "." in parts or ".." in parts or "\0" in path:
+        raise SandboxError(f"{path!r} is not an absolute path", hint="write it like /in/data.npz")
+    return parts
+
+
+def make_skeleton(paths: WorkPaths, layout: Layout, mounts: tuple[str, ...]) -> None:
+    """The layer over the image: every mount point as a plain directory or file of ours.
+
+    What the image has at those names, a link to elsewhere perhaps, is thereby hidden.
+    """
+    root = paths.skeleton
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(0o755)
+    for name in _SKELETON:
+        (root / name).mkdir(exist_ok=True)
+        (root / name).chmod(0o755)
+    # The runtime gives a tmpfs the mode of the directory that it covers.
+    (root / "tmp").chmod(0o1777)
+    for inside, _ in layout.volumes:
+        make_parents(root, (*_parts(inside), ""))
+    for inside in mounts:
+        target = make_parents(root, _parts(inside))
+        target.touch()
+
+
+def make_parents(root: Path, parts: tuple[str, ...]) -> Path:
+    """The path of a file below `root`, its directories made, readable for all."""
+    current = root
+    for part in parts[:-1]:
+        current = current / part
+        if current.exists() and not current.is_dir():
+            raise SandboxError(f"{'/'.join(parts)} lies below another file")
+        current.mkdir(exist_ok=True)
+        current.chmod(0o755)
+    return current / parts[-1] if parts[-1] else current
+
+
+def place_input(paths: WorkPaths, parts: tuple[str, ...], source: Path, size: int) -> None:
+    """Move an exported blob to where the job sees it."""
+    if source.stat().st_size != size:
+        raise SandboxError(f"the input /{'/'.join(parts)} has another size than the manifest says")
+    source.chmod(0o555)  # inputs carry no mode; a script among them should run
+    source.rename(make_parents(paths.skeleton, parts))
+
+
+def place_tree(paths: WorkPaths, parts: tuple[str, ...], source: Path, bytes_max: int) -> None:
+    """Unpack a tar of inputs below the path."""
+    directory = make_parents(paths.skeleton, (*parts, ""))
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with source.open("rb") as file:
+            collect.unpack_files(file, handle, 0, bytes_max)
+    finally:
+        os.close(handle)
+        source.unlink()
+
+
+def mount_places(settings: OciSettings, paths: WorkPaths, manifest: Manifest, image: Path) -> None:
+    """Root file system and volume, mounted."""
+    disk.mount_memory(paths.run)
+    for made, mode in ((paths.live, 0o700), (paths.root, 0o755), (paths.volume, 0o711)):
+        made.mkdir(exist_ok=True)
+        made.chmod(mode)
+    disk.mount_root(paths.root, (paths.skeleton, image))
+    disk.mount_volume(paths.volume_image, paths.volume, manifest.disk_mib or settings.disk_mib)
+
+
+def own_volumes(paths: WorkPaths, layout: Layout, manifest: Manifest, uid_base: int) -> None:
+    """The directories on the volume, the job's own."""
+    uid = uid_base + USER
+    paths.volume.chmod(0o711)
+    for _, name in layout.volumes:
+        directory = paths.volume / name
+        directory.mkdir(exist_ok=True)
+        os.chown(directory, uid, uid)
+    if manifest.checkpoint_path:
+        place = layout.on_volume("/" + "/".join(_parts(manifest.checkpoint_path)))
+        assert place is not None, "the checkpoint directory is one of the volumes"
+        current = paths.volume / place[0]
+        for part in place[1].split("/") if place[1] else ():
+            current = current / part
+            current.mkdir(exist_ok=True)
+            os.chown(current, uid, uid)

@@ -1,0 +1,126 @@
+"""Verify: what a started container really got, against what was asked for it.
+
+Runtimes silently drop what they do not know or the kernel lacks. So before a stranger's first
+command runs, its process is looked at from outside; any difference ends the job.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from node.adapters.oci.cgroups import Cgroup
+from node.adapters.oci.settings import RANGE, USER
+
+_DEVICES = frozenset(
+    {"c 1:3", "c 1:5", "c 1:7", "c 1:8", "c 1:9", "c 5:0"}  # null zero full random urandom tty
+)
+_CAPABILITIES = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+_NAMESPACES = ("pid", "net", "ipc", "uts", "mnt", "user")
+_PAGE = 4096  # the kernel rounds a memory limit to pages
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the container must be; `devices` are granted on top of the usual ones, as `c 195:0`."""
+
+    uid_base: int
+    memory_bytes: int
+    pids: int
+    devices: frozenset[str] = frozenset()
+
+
+def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
+    """Every way the process differs from what was asked; empty if it is as asked.
+
+    Raises ProcessLookupError if it has ended.
+    """
+    proc = Path(f"/proc/{pid}")
+    try:
+        return (
+            *_identity(proc, expected),
+            *_privileges(proc),
+            *_namespaces(proc),
+            *_files(proc, expected),
+            *_limits(pid, expected, cgroup),
+        )
+    except FileNotFoundError as problem:
+        raise ProcessLookupError(f"process {pid} has ended") from problem
+
+
+def _status(proc: Path) -> dict[str, str]:
+    lines = (proc / "status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def _identity(proc: Path, expected: Expected) -> tuple[str, ...]:
+    found = []
+    wanted = ["0", str(expected.uid_base), str(RANGE)]
+    for name in ("uid_map", "gid_map"):
+        if (proc / name).read_text().split() != wanted:
+            found.append(f"{name} is not {' '.join(wanted)}")
+    status = _status(proc)
+    for name in ("Uid", "Gid"):
+        if set(status[name].split()) != {str(expected.uid_base + USER)}:
+            found.append(f"{name} is {status[name]!r}")
+    if status["Groups"].split() not in ([], [str(expected.uid_base + USER)]):
+        found.append(f"Groups are {status['Groups']!r}")
+    return tuple(found)
+
+
+def _privileges(proc: Path) -> tuple[str, ...]:
+    status = _status(proc)
+    found = [f"{name} is {status[name]}" for name in _CAPABILITIES if int(status[name], 16)]
+    if status["NoNewPrivs"] != "1":
+        found.append("no_new_privs is not set")
+    if status["Seccomp"] != "2":
+        found.append("no seccomp filter is set")
+    return tuple(found)
+
+
+def _namespaces(proc: Path) -> tuple[str, ...]:
+    return tuple(
+        f"the {name} namespace is the machine's own"
+        for name in _NAMESPACES
+        if os.readlink(proc / "ns" / name) == os.readlink(f"/proc/self/ns/{name}")
+    )
+
+
+def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
+    found = []
+    for line in (proc / "mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        if fields[4] == "/" and "ro" not in fields[5].split(","):
+            found.append("the root file system is writable")
+        if fields[4] == "/sys" or fields[4].startswith("/sys/"):
+            found.append("/sys is mounted")
+    allowed = _DEVICES | expected.devices
+    granted = set()
+    for directory, names, files in os.walk(proc / "root" / "dev"):
+        names[:] = [name for name in names if name not in ("pts", "shm", "mqueue")]
+        for name in files:
+            entry = os.lstat(os.path.join(directory, name))
+            if stat.S_ISCHR(entry.st_mode) or stat.S_ISBLK(entry.st_mode):
+                kind = "c" if stat.S_ISCHR(entry.st_mode) else "b"
+                numbers = f"{kind} {os.major(entry.st_rdev)}:{os.minor(entry.st_rdev)}"
+                granted.add(numbers)
+                if numbers not in allowed:
+                    found.append(f"the device {name} ({numbers}) was not granted")
+    found += [f"the device {numbers} is missing" for numbers in sorted(expected.devices - granted)]
+    return tuple(found)
+
+
+def _limits(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
+    found = []
+    if pid not in cgroup.pids():
+        found.append(f"it is not in the control group {cgroup.path}")
+    for name, file, limit in (
+        ("memory", cgroup.memory_limit_file, expected.memory_bytes),
+        ("pids", cgroup.pids_limit_file, expected.pids),
+    ):
+        text = file.read_text().strip() if file.exists() else "absent"
+        if not text.isdigit() or int(text) > limit + _PAGE * (name == "memory"):
+            found.append(f"the {name} limit is {text}, not {limit}")
+    return tuple(found)

@@ -1,0 +1,178 @@
+"""Bulletin: what the market says. The book of live offers, the demands still open, our own offers.
+
+Hears gossip that mail has opened, publishes this node's offers on change and at intervals, and
+fills gaps with every peer that connects. Decides nothing about who trades with whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+import trio
+
+from market.book import Book
+from market.errors import MarketError
+from market.limits import DEMANDS_PER_PEER_MAX
+from market.messages import Offers, Sync, Synced, Unwanted, Wanted
+from market.signing import Signed
+from market.terms import Demand, Offer
+from node.config import Rules
+from node.mail import Mail
+from node.ports import Clock, Gossip, Link
+
+log = structlog.get_logger("bulletin")
+PAGE_OFFERS = 16  # offers per envelope: 10 KiB, within the gossip frame
+DEMANDS_MAX = 4096  # open demands remembered in all; a fuller market is asked again
+
+
+class Bulletin:
+    """The public side of the market, as this node knows it."""
+
+    def __init__(
+        self, rules: Rules, mail: Mail, gossip: Gossip, link: Link, clock: Clock,
+        own_offers: Callable[[], tuple[Offer, ...]],
+    ) -> None:  # fmt: skip
+        """`own_offers` says what this node sells now; empty for a pure requester."""
+        self.book = Book()
+        self.demands: dict[bytes, Signed[Wanted]] = {}
+        self._rules = rules
+        self._mail = mail
+        self._gossip = gossip
+        self._link = link
+        self._clock = clock
+        self._own_offers = own_offers
+        self._said: tuple[Offer, ...] = ()
+        self._said_at = 0.0
+        self._own_sequence = 0
+        self._wake = trio.Event()
+        self._refused = 0
+
+    def waiting_for(self) -> str:
+        """What keeps this node from trading, in words; empty when nothing does."""
+        if not self._link.peers():
+            return "peers: none is connected"
+        if not len(self.book):
+            return "offers: none was heard yet"
+        return ""
+
+    def stir(self) -> None:
+        """Our offers may have changed: look, and say so if they did."""
+        self._wake.set()
+
+    async def listen(self) -> None:
+        """Hear gossip for ever. What is malformed is counted and blamed on its publisher."""
+        async for heard in self._gossip.heard():
+            try:
+                self.hear(self._mail.open(heard.data))
+            except MarketError as problem:
+                self._refused += 1
+                self._gossip.blame(heard.via)
+                log.debug("refused gossip", problem=str(problem), via=heard.via.hex()[:12])
+
+    def hear(self, signed: Signed[object]) -> None:
+        """Take one verified message to heart. Raises RefusedError for what may not be said."""
+        now = self._clock.now()
+        match signed.message:
+            case Offers(offers=offers, page=page, pages=pages):
+                if signed.author == self._mail.me:
+                    return
+                self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
+                if page == 0 and pages <= 1:
+                    self.book.withdraw_before(signed.author, signed.sequence)
+            case Wanted(demand=demand):
+                self._hear_demand(signed, demand)
+            case Unwanted(demand_id=demand_id):
+                known = self.demands.get(demand_id)
+                if known is not None and known.author == signed.author:
+                    del self.demands[demand_id]
+            case _:
+                return
+
+    def _hear_demand(self, signed: Signed[object], demand: Demand) -> None:
+        if demand.peer != signed.author or demand.demand_id in self.demands:
+            return
+        mine = sum(1 for known in self.demands.values() if known.author == signed.author)
+        if mine >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
+            return
+        self.demands[demand.demand_id] = Signed(
+            Wanted(demand), signed.author, signed.to, signed.sequence, signed.issued_at,
+            signed.expires_at, signed.raw,
+        )  # fmt: skip
+
+    async def speak(self) -> None:
+        """Publish our offers when they change (once a second at most), and at intervals."""
+        while True:
+            now = self._clock.now()
+            self._forget(now)
+            offers = self._own_offers()
+            due = now - self._said_at >= self._rules.offer_interval_s
+            if (offers and due) or _news(offers, self._said):
+                try:
+                    await self._say(offers)
+                    self._said, self._said_at = offers, now
+                except MarketError as problem:
+                    log.info("offers not published", problem=str(problem))
+            self._wake = trio.Event()
+            with trio.move_on_after(self._rules.offer_interval_s / 4):
+                await self._wake.wait()
+            await trio.sleep(min(1.0, self._rules.offer_interval_s / 8))
+
+    async def _say(self, offers: tuple[Offer, ...]) -> None:
+        pages = max(1, -(-len(offers) // PAGE_OFFERS))
+        for page in range(pages):
+            part = offers[page * PAGE_OFFERS : (page + 1) * PAGE_OFFERS]
+            data = await self._mail.publish(
+                "offers", Offers(part, page, pages), lifetime_s=self._rules.offer_lifetime_s
+            )
+            self._own_sequence += 1
+            now = self._clock.now()
+            self.book.update(self._mail.me, part, self._own_sequence, data, now)
+        if pages == 1:
+            self.book.withdraw_before(self._mail.me, self._own_sequence)
+
+    def _forget(self, now: float) -> None:
+        self.book.expire(now)
+        over = [
+            key
+            for key, signed in self.demands.items()
+            if signed.message.demand.expires_at_s <= now or signed.expires_at <= now
+        ]
+        for key in over:
+            del self.demands[key]
+
+    async def greet(self) -> None:
+        """Fill gaps with every peer that joins: gossip reaches only those who were there."""
+        async with trio.open_nursery() as nursery:
+            async for peer in self._link.joined():
+                nursery.start_soon(self._sync, peer)
+
+    async def _sync(self, peer: bytes) -> None:
+        known = (*self.book.digests(limit=4096 - len(self.demands)),)
+        try:
+            reply = await self._mail.ask(peer, Sync(known))
+        except MarketError as problem:
+            log.debug("no sync", peer=peer.hex()[:12], problem=str(problem))
+            return
+        if not isinstance(reply, Synced):
+            return
+        for raw in reply.envelopes:
+            try:
+                self.hear(self._mail.open(raw))
+            except MarketError:
+                self._refused += 1
+
+    def synced(self, sync: Sync) -> Synced:
+        """What the asker lacks of live offers and demands."""
+        offers = self.book.raw_for(sync.known, limit=384)
+        demands = tuple(signed.raw for signed in self.demands.values())[:64]
+        return Synced((*offers, *demands))
+
+
+def _news(now: tuple[Offer, ...], before: tuple[Offer, ...]) -> bool:
+    """Whether more changed than expiry and place on the map."""
+
+    def gist(offers: tuple[Offer, ...]) -> list[tuple[object, ...]]:
+        return [(o.offer_id, o.num_gpus, o.price_per_hour, o.num_units) for o in offers]
+
+    return gist(now) != gist(before)

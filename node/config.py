@@ -1,0 +1,112 @@
+"""Config: one frozen object, built at the edge and passed down. Presets rather than flags.
+
+Reads no file and no environment: `node/cli/settings.py` does, and hands over values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from market.errors import SpecError
+from market.limits import HOLD_S, QUOTE_WINDOW_S
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The clocks and shares this node puts into the terms it writes, and accepts in others'.
+
+    Spans are seconds, shares basis points, the bond base units of the token.
+    """
+
+    heartbeat_interval_s: int
+    window_s: int  # to answer a challenge
+    claim_window_s: int  # to bring a better voucher once the requester closes
+    start_grace_s: int
+    offline_allowance_s: int
+    arbiter_window_s: int
+    open_span_s: int  # from quote to funding
+    bond: int
+    slash_bps: int = 10_000
+    victim_share_bps: int = 5_000
+    equivocation_bps: int = 10_000
+    hold_s: int = HOLD_S
+    quote_window_s: float = QUOTE_WINDOW_S
+    offer_lifetime_s: int = 90
+    offer_interval_s: int = 20
+    tick_s: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what no network could work with."""
+        if self.heartbeat_interval_s < 1 or self.window_s < 2 * self.heartbeat_interval_s:
+            raise SpecError("rules.window_s must be at least two heartbeat intervals")
+        if not 0 <= self.victim_share_bps <= 10_000 or not 0 <= self.slash_bps <= 10_000:
+            raise SpecError("rules: shares are basis points, 0 to 10000")
+
+
+def devnet_rules() -> Rules:
+    """Seconds, so that a whole life with a slash fits a demonstration."""
+    return Rules(
+        heartbeat_interval_s=1,
+        window_s=6,
+        claim_window_s=10,
+        start_grace_s=5,
+        offline_allowance_s=20,
+        arbiter_window_s=60,
+        open_span_s=30,
+        bond=100_000,
+        hold_s=20,
+        quote_window_s=1.0,
+        offer_interval_s=5,
+    )
+
+
+def testnet_rules() -> Rules:
+    """Half an hour and more: a sequencer may be down for minutes."""
+    return Rules(
+        heartbeat_interval_s=10,
+        window_s=1800,
+        claim_window_s=86_400,
+        start_grace_s=600,
+        offline_allowance_s=600,
+        arbiter_window_s=604_800,
+        open_span_s=300,
+        bond=500_000,
+        hold_s=60,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Selling:
+    """What a provider asks. Prices and collateral per unit, in base units; sizes per unit."""
+
+    price_per_hour: int
+    collateral_per_unit: int
+    cpu_cores: int = 1
+    cpu_ram_mib: int = 2048
+    disk_space_mib: int = 10_240
+    inet_up_kbps: int = 100_000
+    inet_down_kbps: int = 100_000
+    geolocation: str = ""
+    min_duration_s: int = 1
+    max_duration_s: int = 7 * 24 * 3600
+    policy: str = "fcfs"
+    preemptible: bool = False
+    grace_s: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything `run_node` decides by. `wallet` holds the money; the operator key only signs."""
+
+    network: str
+    wallet: bytes
+    rules: Rules
+    selling: Selling | None = None
+    topics: tuple[str, ...] = field(default=("offers", "demands"))
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for a configuration that cannot work."""
+        if len(self.wallet) != 20:
+            raise SpecError("wallet must be an address", hint="set it with: souk wallet use 0x…")
+        if not self.network or len(self.network) > 64:
+            raise SpecError("network must be a name of at most 64 letters")

@@ -1,0 +1,93 @@
+"""Live: the ports filled with the real network, chain, sandbox and disk. The composition root.
+
+The twin of `tests/simulation/world.py`: the same `run_node` runs in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from node.adapters.devices.declared import Declared
+from node.adapters.devices.discover import discover
+from node.adapters.disk.blobs import open_blobs
+from node.adapters.disk.logs import Logs
+from node.adapters.ethereum.chain import ChainConfig, open_chain
+from node.adapters.keystore.signer import load_or_create
+from node.adapters.libp2p.host import NetworkConfig
+from node.adapters.libp2p.network import run_network
+from node.adapters.oci.driver import OciSandbox
+from node.adapters.oci.settings import OciSettings
+from node.adapters.sqlite.journal import open_journal
+from node.adapters.system.clock import SystemClock
+from node.adapters.system.entropy import SystemEntropy
+from node.app import run_node
+from node.config import Config
+from node.control import Control
+from node.ports import Ports
+
+BLOBS_BYTES_MAX = 64 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a node lives on its machine and whom it knows at first."""
+
+    data_dir: Path
+    chain: ChainConfig
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
+    bootstrap: tuple[str, ...] = ()
+    password_file: Path | None = None
+    declared: Declared | None = None
+    sandbox: OciSettings | None = None
+    ping_interval_s: float = 15.0
+
+
+@asynccontextmanager
+async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
+    """A running node; it is on the network and follows the chain by the time it is yielded.
+
+    Raises MarketError, with what to do, if the network, the chain or the keys are not usable.
+    """
+    data = place.data_dir
+    await trio.Path(data).mkdir(parents=True, exist_ok=True, mode=0o700)
+    signer = load_or_create(data / "keys", place.password_file)
+    clock = SystemClock()
+    network_config = NetworkConfig(
+        listen=place.listen,
+        bootstrap=place.bootstrap,
+        topics=config.topics,
+        address_book=data / "peers.json",
+        ping_interval_s=place.ping_interval_s,
+    )
+    async with AsyncExitStack() as stack:
+        journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
+        pins: set[bytes] = set()
+        blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=lambda: pins)
+        chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
+        devices = discover(place.declared)
+        settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
+        network = await stack.enter_async_context(run_network(network_config, signer.seed, clock))
+        ports = Ports(
+            gossip=network,
+            link=network,
+            chain=chain,
+            sandbox=OciSandbox(settings, blobs, devices),
+            devices=devices,
+            blobs=blobs,
+            logs=Logs(data / "logs"),
+            journal=journal,
+            signer=signer,
+            clock=clock,
+            entropy=SystemEntropy(),
+        )
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        control: Control = await nursery.start(run_node, config, ports)
+        try:
+            yield control
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,7 @@
+"""Adapter tests: the contracts' assertions explain themselves as those of test modules do."""
+
+import pytest
+
+CONTRACTS = ("journal", "blobs", "logs", "signer")
+
+pytest.register_assert_rewrite(*(f"tests.adapters.contract_{name}" for name in CONTRACTS))

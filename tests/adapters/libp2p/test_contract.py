@@ -1,0 +1,3 @@
+"""The real network keeps the contract of its ports."""
+
+from tests.adapters.contract_network import *  # noqa: F403
