@@ -40,7 +40,8 @@ class Pairs:
         return Pairs(self.row[keep], self.slot[keep], self.units[keep], self.total[keep])
 
 
-_NOTHING = Pairs(*[np.zeros(0, np.int64)] * 3, np.zeros(0))
+_NONE: Slots = np.zeros(0, np.int64)
+_NOTHING = Pairs(_NONE, _NONE, _NONE, np.zeros(0))
 
 
 def fitting_pairs(demands: Sequence[Demand], book: Book, now: float) -> Pairs:

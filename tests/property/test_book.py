@@ -65,7 +65,7 @@ def test_top_is_a_full_scan(
 @settings(max_examples=60)
 @given(st.lists(offers(), max_size=40), demands, st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_matter(
-    said: list[Offer], demand: Demand, random: object
+    said: list[Offer], demand: Demand, random: Random
 ) -> None:
     live = list(newest(said).values())
     other = live.copy()
