@@ -218,7 +218,8 @@ class _Say:
                 return None, len(near), _YES_NO[constraint]
 
     def _column(self, column: int) -> npt.NDArray[np.int64]:
-        return self.table.numbers[column][self.near].astype(np.int64)
+        values: npt.NDArray[np.int64] = self.table.numbers[column][self.near].astype(np.int64)
+        return values
 
     def _model(self) -> str:
         numbers, counts = np.unique(self._column(c.MODEL), return_counts=True)
