@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from market.units import format_money
+from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.ethereum.chain import EthereumChain, open_chain
 from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
@@ -36,8 +37,8 @@ from node.adapters.ethereum.rpc import Rpc
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.driver import OciSandbox
+from node.cli.daemon import to_place
 from node.cli.settings import load
-from node.live import devices_of, sandbox_settings
 from node.ports import Account
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +127,8 @@ def _toml(node: Node, devnet: Devnet, bootstrap: str, price: str | None) -> str:
             "[provider]", f'price_per_hour = "{price}"', 'collateral_per_unit = "2.00"',
             'geolocation = "local"', "cpu_cores = 1", 'cpu_ram = "1GB"', 'disk_space = "1GB"',
             "[[provider.units]]", 'name = "CPU"', "count = 1", 'ram = "1GB"',
+            "[sandbox]", f'instance = "demo-{node.home.parent.name[-8:]}-{node.name[-1]}"'.lower()
+            .replace("_", "-"), f"uid_base = {300_000 + 65_536 * 4 * int(node.name[-1])}",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -205,7 +208,7 @@ class Watch:
         return running[-1] if running else None
 
 
-async def run_job(requester: Node, providers: list[Node], keep_alive: bool) -> Watch:
+async def run_job(requester: Node, providers: list[Node]) -> Watch:
     """Submit, kill the working provider half way, follow to the end."""
     command = [
         sys.executable, "-m", "node.cli.main", "run", str(ROOT / "examples" / "train.yaml"),
@@ -276,13 +279,12 @@ async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet:
         before_all, after_all = before_all + before, after_all + after
         money.add_row(node.name, show(before), show(after), f"{(after - before) / MILLION:+.6f}")
     Console().print(money)
-    (burned,) = await chain._view(
-        "Escrow", devnet.escrow, "burned", "0x" + devnet.token.hex() and _checksum(devnet.token)
-    )
+    (burned,) = await chain._view("Escrow", devnet.escrow, "burned", _checksum(devnet.token))
     balanced = before_all == after_all + burned
     sign = "==" if balanced else "!="
-    print(f"before {show(before_all)} {sign} after {show(after_all)} + burned {show(burned)}"
-          f"  ->  {'balances to the last base unit' if balanced else 'DOES NOT BALANCE'}")  # fmt: skip
+    verdict = "balances to the last base unit" if balanced else "DOES NOT BALANCE"
+    print(f"before {show(before_all)} {sign} after {show(after_all)} + burned {show(burned)}")
+    print(f"the receipt {verdict}")
     return balanced
 
 
@@ -303,7 +305,7 @@ async def fetch(watch: Watch, requester: Node, into: Path) -> None:
         "--config", str(requester.config),
     ]  # fmt: skip
     done = await trio.run_process(command, capture_stdout=True, check=False, cwd=ROOT)
-    files = sorted(path for path in into.rglob("*") if path.is_file())
+    files = [path for path in sorted(into.rglob("*")) if path.is_file()]  # noqa: ASYNC240
     if done.returncode != 0 or not files:
         raise DemoFailed("the results did not come back")
     for path in files:
@@ -318,14 +320,16 @@ async def scrub(nodes: list[Node]) -> None:
         settings = load(node.config)
         if settings.provider is None:
             continue
-        blobs = await open_blobs(settings.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
-        sandbox = OciSandbox(sandbox_settings(settings), blobs, devices_of(settings))
+        place = to_place(settings)
+        assert place.sandbox is not None
+        blobs = await open_blobs(place.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
+        sandbox = OciSandbox(place.sandbox, blobs, discover(place.declared))
         for work in await sandbox.works():
             await sandbox.scrub(work)
 
 
 @asynccontextmanager
-async def stage(home: Path) -> AsyncIterator[tuple[list[Node], Devnet, Rpc]]:
+async def stage(home: Path) -> AsyncIterator[tuple[list[Node], Devnet]]:
     """Chain and nodes; whatever happens, nothing of them is left afterwards."""
     nodes = [Node(name, home / name) for name in NAMES]
     async with run_devnet() as devnet, Rpc((devnet.url,)) as rpc:
@@ -344,7 +348,7 @@ async def stage(home: Path) -> AsyncIterator[tuple[list[Node], Devnet, Rpc]]:
                 bootstrap = bootstrap or f'"{status["addresses"][0]}"'
                 say(f"{node.name}: process {node.process.pid if node.process else '?'}, "
                     f"peer {status['peer'][:12]}")  # fmt: skip
-            yield nodes, devnet, rpc
+            yield nodes, devnet
         finally:
             with trio.CancelScope(shield=True):
                 for node in nodes:
@@ -365,7 +369,7 @@ async def demo(keep: bool, home: Path) -> int:
     hash_, size = await trio.to_thread.run_sync(build_base_image, images / "base.tar")
     say(f"image sha256:{hash_.hex()[:16]}…, {size / 2**20:.0f} MiB")
     (home / "requester" / "data").rename(home / "kept-images")
-    async with stage(home) as (nodes, devnet, rpc):
+    async with stage(home) as (nodes, devnet):
         target = nodes[2].home / "data" / "images"
         shutil.move(home / "kept-images" / "images", target)
         signer = load_or_create(nodes[2].home / "data" / "keys")
@@ -376,7 +380,7 @@ async def demo(keep: bool, home: Path) -> int:
             for offer in offers:
                 say(f"offer {offer['gpu_name']} x{offer['num_gpus']} at {offer['dph']}/h "
                     f"(declared) from peer {offer['peer'][:12]}")  # fmt: skip
-            watch = await run_job(nodes[2], nodes[:2], keep)
+            watch = await run_job(nodes[2], nodes[:2])
             if watch.state != "SUCCEEDED":
                 raise DemoFailed(f"the job is {watch.state}: {watch.shown['reason']}")
             await fetch(watch, nodes[2], home / "results")
