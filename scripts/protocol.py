@@ -142,7 +142,8 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
   kinds are DATA 0, ACK 1, END 2, ENDED 3. Data frames have at most {limits.CHUNK_BYTES} bytes. The
   sender spends credit, {limits.CHUNK_BYTES * limits.CREDIT_CHUNKS} bytes in flight at most, which
-  the reader gives back as the application takes frames. END and ENDED tell a clean end from a broken line.
+  the reader gives back as the application takes frames. END and ENDED
+  tell a clean end from a broken line.
 - **`{BLOB}`** is the only channel so far: the asker sends `Fetch`, the other answers `Fetched` and
   the bytes from `offset` on, in frames. The asker checks the announced size and the hash. A peer is
   served only what an agreement with it names.
