@@ -1,23 +1,17 @@
-"""Contract: the ABI of escrow and token. Orders to calldata, logs to facts, reverts to names.
-
-Knows no endpoint and no account. What it decodes came from an endpoint, and may be anything.
-"""
+"""Contract: the escrow's ABI. Orders to calldata, logs to facts, reverts to error names."""
 
 from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from eth_abi import decode as abi_decode
-from eth_abi import encode as abi_encode
-from eth_abi.exceptions import DecodingError
 from eth_utils.abi import collapse_if_tuple
+from web3 import Web3
+from web3.exceptions import Web3Exception
 
-import node
-from market.errors import ChainError
 from market.escrow import (
     Answer,
     Answered,
@@ -41,95 +35,48 @@ from market.escrow import (
 )
 from market.signing import keccak
 from market.terms import Heartbeat, Settlement, Terms, Voucher
-from node.adapters.ethereum.rpc import number, raw
-
-FACTS: Final = frozenset(
-    {"Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed"}
-)
-TOPICS_MAX: Final = 4  # of a log, by the EVM
 
 
 @functools.cache
 def artifact(name: str) -> dict[str, Any]:
-    """A committed build: ABI and bytecode, from beside the package `node` (wheel and checkout)."""
-    assert node.__file__ is not None, "an ordinary package"
-    folder = Path(node.__file__).resolve().parents[1] / "contracts" / "artifacts"
-    loaded: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
+    """A committed build: ABI and bytecode. From the wheel, or from the checkout."""
+    packaged = resources.files("node").joinpath("../contracts/artifacts", f"{name}.json")
+    path = Path(str(packaged)).resolve()
+    loaded: dict[str, Any] = json.loads(path.read_text())
     return loaded
 
 
-def is_deployed_code(name: str, code: bytes) -> bool:
-    """Whether this is the build's code, but for what its constructor wrote into it."""
-    expected = bytearray.fromhex(artifact(name)["deployedBytecode"].removeprefix("0x"))
-    found = bytearray(code)
-    if len(found) != len(expected):
-        return False
-    for places in artifact(name)["immutableReferences"].values():
-        for place in places:
-            span = slice(place["start"], place["start"] + place["length"])
-            found[span] = expected[span]
-    return found == expected
-
-
-# Functions.
-
-
-@dataclass(frozen=True, slots=True)
-class _Function:
-    selector: bytes
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
-def _types(parameters: list[dict[str, Any]]) -> tuple[str, ...]:
-    return tuple(collapse_if_tuple(parameter) for parameter in parameters)
-
-
-def _entry_hash(entry: dict[str, Any]) -> bytes:
-    return keccak(f"{entry['name']}({','.join(_types(entry['inputs']))})".encode())
-
-
 @functools.cache
-def _function(name: str, function: str) -> _Function:
-    (entry,) = (
-        item for item in artifact(name)["abi"]
-        if item["type"] == "function" and item["name"] == function
-    )  # fmt: skip
-    return _Function(_entry_hash(entry)[:4], _types(entry["inputs"]), _types(entry["outputs"]))
+def _contract(name: str) -> Any:
+    return Web3().eth.contract(abi=artifact(name)["abi"])
 
 
 def call(name: str, function: str, *arguments: object) -> str:
-    """Calldata in hex. Addresses are `0x…` or 20 bytes."""
-    found = _function(name, function)
-    return "0x" + (found.selector + abi_encode(found.inputs, arguments)).hex()
+    """Calldata in hex."""
+    encoded: str = _contract(name).encode_abi(function, args=list(arguments))
+    return encoded
 
 
 def result(name: str, function: str, data: bytes) -> tuple[Any, ...]:
-    """What a view function returned; addresses as `0x…`. Raises ChainError."""
-    try:
-        decoded: tuple[Any, ...] = abi_decode(_function(name, function).outputs, data)
-    except (DecodingError, UnicodeDecodeError, OverflowError) as problem:
-        raise ChainError(f"{name}.{function} answered something else than its ABI") from problem
+    """What a view function returned."""
+    entry = next(
+        item for item in artifact(name)["abi"]
+        if item.get("type") == "function" and item["name"] == function
+    )  # fmt: skip
+    types = [collapse_if_tuple(output) for output in entry["outputs"]]
+    decoded: tuple[Any, ...] = Web3().codec.decode(types, data)
     return decoded
-
-
-def creation(name: str, *arguments: object) -> str:
-    """The data of the transaction that deploys a build, in hex."""
-    (inputs,) = (
-        _types(item["inputs"]) for item in artifact(name)["abi"] if item["type"] == "constructor"
-    )
-    code = bytes.fromhex(artifact(name)["bytecode"].removeprefix("0x"))
-    return "0x" + (code + abi_encode(inputs, arguments)).hex()
 
 
 @functools.cache
 def _errors() -> dict[bytes, str]:
-    return {
-        _entry_hash(entry)[:4]: entry["name"]
-        for name in ("Escrow", "TestToken")
-        for entry in artifact(name)["abi"]
-        if entry["type"] == "error"
-    }
+    found = {}
+    for name in ("Escrow", "TestToken"):
+        for entry in artifact(name)["abi"]:
+            if entry.get("type") == "error":
+                types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
+                found[keccak(f"{entry['name']}({types})".encode())[:4]] = entry["name"]
+    return found
 
 
 def reason(data: str) -> str:
@@ -141,14 +88,14 @@ def reason(data: str) -> str:
     return _errors().get(selector, f"reverted 0x{selector.hex()}" if selector else "reverted")
 
 
-# Orders.
-
-
 def terms_tuple(terms: Terms) -> tuple[Any, ...]:
     """Terms as the ABI coder wants them."""
     p, m, t = terms.parties, terms.money, terms.timing
-    parties = (
-        p.requester, p.provider, p.requester_signer, p.provider_signer, p.token, p.arbiter,
+    parties = tuple(
+        Web3.to_checksum_address(address)
+        for address in (
+            p.requester, p.provider, p.requester_signer, p.provider_signer, p.token, p.arbiter,
+        )
     )  # fmt: skip
     money = (
         m.deposit, m.collateral, m.price_per_hour, m.bond, m.slash_bps, m.victim_share_bps,
@@ -161,18 +108,15 @@ def terms_tuple(terms: Terms) -> tuple[Any, ...]:
     return (parties, money, timing, terms.units, terms.job, terms.salt)
 
 
-def voucher_tuple(v: Voucher) -> tuple[Any, ...]:
-    """A voucher as the ABI coder wants it."""
+def _voucher(v: Voucher) -> tuple[Any, ...]:
     return (v.agreement, v.amount, v.ack, v.last)
 
 
-def heartbeat_tuple(h: Heartbeat) -> tuple[Any, ...]:
-    """A heartbeat as the ABI coder wants it."""
+def _heartbeat(h: Heartbeat) -> tuple[Any, ...]:
     return (h.agreement, h.sequence, h.at_s, h.metered_s, h.challenge, h.state)
 
 
-def settlement_tuple(s: Settlement) -> tuple[Any, ...]:
-    """A settlement as the ABI coder wants it."""
+def _settlement(s: Settlement) -> tuple[Any, ...]:
     return (s.agreement, s.paid, s.slashed)
 
 
@@ -183,11 +127,11 @@ def calldata(order: ChainOrder) -> str:
         case Open(requester_signature=requester, provider_signature=provider):
             return call("Escrow", "open", terms, requester, provider)
         case Claim(voucher=voucher, signature=signature):
-            return call("Escrow", "claim", terms, voucher_tuple(voucher), signature)
+            return call("Escrow", "claim", terms, _voucher(voucher), signature)
         case Settle(voucher=voucher, signature=signature):
-            return call("Escrow", "settle", terms, voucher_tuple(voucher), signature)
+            return call("Escrow", "settle", terms, _voucher(voucher), signature)
         case CloseSigned(settlement=settlement, requester_signature=r, provider_signature=p):
-            return call("Escrow", "closeSigned", terms, settlement_tuple(settlement), r, p)
+            return call("Escrow", "closeSigned", terms, _settlement(settlement), r, p)
         case RequesterClose():
             return call("Escrow", "requesterClose", terms)
         case ProviderClose():
@@ -195,100 +139,45 @@ def calldata(order: ChainOrder) -> str:
         case Finalize():
             return call("Escrow", "finalize", terms)
         case Challenge(voucher=voucher, signature=signature, nonce=nonce):
-            return call("Escrow", "challenge", terms, voucher_tuple(voucher), signature, nonce)
+            return call("Escrow", "challenge", terms, _voucher(voucher), signature, nonce)
         case Answer(heartbeat=heartbeat, signature=signature):
-            return call("Escrow", "answer", terms, heartbeat_tuple(heartbeat), signature)
+            return call("Escrow", "answer", terms, _heartbeat(heartbeat), signature)
         case Slash():
             return call("Escrow", "slash", terms)
 
 
-# Logs.
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    name: str
-    indexed: tuple[tuple[str, str], ...]  # name, type
-    plain: tuple[tuple[str, str], ...]
+_FACTS = ("Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
 
 
 @functools.cache
-def _events() -> dict[bytes, _Event]:
+def topics() -> dict[bytes, str]:
+    """The first topic of every event that is a fact, and its name."""
     found = {}
     for entry in artifact("Escrow")["abi"]:
-        if entry["type"] == "event" and entry["name"] in FACTS:
-            pairs = [(item["name"], collapse_if_tuple(item), item["indexed"])
-                     for item in entry["inputs"]]  # fmt: skip
-            found[_entry_hash(entry)] = _Event(
-                entry["name"],
-                tuple((name, kind) for name, kind, indexed in pairs if indexed),
-                tuple((name, kind) for name, kind, indexed in pairs if not indexed),
-            )
+        if entry.get("type") == "event" and entry["name"] in _FACTS:
+            types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
+            found[keccak(f"{entry['name']}({types})".encode())] = entry["name"]
     return found
 
 
-def topics() -> tuple[str, ...]:
-    """The first topic, in hex, of every event that is a fact."""
-    return tuple("0x" + topic.hex() for topic in _events())
+def fact(log: dict[str, Any], at_s: int, providers: dict[bytes, bytes]) -> ChainFact | None:
+    """The fact in one log; None for other events. `providers` remembers who provides what.
 
-
-def topic_of(event: str) -> str:
-    """The first topic, in hex, of this event."""
-    (topic,) = (topic for topic, known in _events().items() if known.name == event)
-    return "0x" + topic.hex()
-
-
-@dataclass(frozen=True, slots=True)
-class Log:
-    """One log of the escrow, decoded. `said` are the event's fields; addresses are 20 bytes."""
-
-    event: str
-    said: dict[str, Any]
-    block: int
-    block_hash: bytes
-    index: int
-    tx: bytes
-
-    @property
-    def id(self) -> bytes:
-        """The agreement's."""
-        return bytes(self.said["id"])
-
-
-def read_log(answer: object, escrow: bytes) -> Log:
-    """The log in an answer. Raises ChainError if it is not one of the escrow's facts."""
-    if not isinstance(answer, dict) or raw(answer.get("address"), 20) != escrow:
-        raise ChainError("the RPC endpoint answered something that is not the escrow's log")
-    words = answer.get("topics")
-    if not isinstance(words, list) or not 0 < len(words) <= TOPICS_MAX:
-        raise ChainError("the RPC endpoint answered a log without topics")
-    event = _events().get(raw(words[0], 32))
-    if event is None or len(words) != 1 + len(event.indexed):
-        raise ChainError("the RPC endpoint answered a log that was not asked for")
-    data = b"".join(raw(word, 32) for word in words[1:])
+    Raises ValueError if the log is not one of this ABI.
+    """
+    topic = bytes.fromhex(str(log["topics"][0])[2:])
+    name = topics().get(topic)
+    if name is None:
+        return None
     try:
-        values = (
-            *abi_decode([kind for _, kind in event.indexed], data),
-            *abi_decode([kind for _, kind in event.plain], raw(answer.get("data"))),
-        )
-    except (DecodingError, OverflowError) as problem:
-        raise ChainError(f"the RPC endpoint answered an unreadable {event.name}") from problem
-    fields = (*event.indexed, *event.plain)
-    said = {
-        name: bytes.fromhex(value[2:]) if kind == "address" else value
-        for (name, kind), value in zip(fields, values, strict=True)
-    }
-    return Log(
-        event.name, said, number(answer.get("blockNumber")), raw(answer.get("blockHash"), 32),
-        number(answer.get("logIndex")), raw(answer.get("transactionHash"), 32),
-    )  # fmt: skip
-
-
-def fact(log: Log, at_s: int, *, by_provider: bool = False) -> ChainFact:
-    """The fact in a log of a block of time `at_s`; `by_provider` says whose a `Closing` is."""
-    said, id_, tx = log.said, log.id, log.tx
-    match log.event:
+        event = _contract("Escrow").events[name]().process_log(_typed_log(log))
+    except (Web3Exception, KeyError, TypeError) as problem:
+        raise ValueError(f"not a {name} log") from problem
+    said, tx = event["args"], bytes(event["transactionHash"])
+    id_ = bytes(said["id"])
+    match name:
         case "Opened":
+            providers[id_] = bytes.fromhex(said["provider"][2:])
             return Opened(id_, at_s, tx)
         case "Claimed":
             return Claimed(id_, said["paid"], tx)
@@ -297,8 +186,22 @@ def fact(log: Log, at_s: int, *, by_provider: bool = False) -> ChainFact:
         case "Answered":
             return Answered(id_, tx)
         case "Closing":
+            by_provider = providers.get(id_) == bytes.fromhex(said["by"][2:])
             return Closing(id_, by_provider, said["deadline"], tx)
         case "Closed":
             return Closed(id_, said["paid"], said["refunded"], tx)
-    assert log.event == "Slashed", "only facts are read"
-    return Slashed(id_, said["slashed"], said["toVictim"], said["burned"], tx)
+        case _:
+            return Slashed(id_, said["slashed"], said["toVictim"], said["burned"], tx)
+
+
+def _typed_log(log: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "address": Web3.to_checksum_address(log["address"]),
+        "topics": [bytes.fromhex(topic[2:]) for topic in log["topics"]],
+        "data": bytes.fromhex(log["data"][2:]),
+        "blockNumber": int(log["blockNumber"], 16),
+        "transactionHash": bytes.fromhex(log["transactionHash"][2:]),
+        "transactionIndex": int(log["transactionIndex"], 16),
+        "blockHash": bytes.fromhex(log["blockHash"][2:]),
+        "logIndex": int(log["logIndex"], 16),
+    }
