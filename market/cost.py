@@ -63,10 +63,6 @@ class Parts:
     run_s: Any
     ready_s: Any
 
-    def fields(self) -> tuple[Any, ...]:
-        """In the order of the fields."""
-        return self.price, self.waiting, self.risk, self.transfer_s, self.run_s, self.ready_s
-
 
 @dataclass(frozen=True, slots=True)
 class Weights:
