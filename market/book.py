@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from market import best, scan
 from market import columns as c
 from market.columns import Columns
-from market.cost import Cost, Parts, tell
+from market.cost import Cost, expected_cost
 from market.errors import RefusedError
 from market.lexicon import Lexicon
 from market.limits import (
@@ -35,20 +35,22 @@ Key = tuple[bytes, bytes]
 class Candidate:
     """One offer that fits a demand. Candidates rank by (total, tie, peer, offer id).
 
-    `parts` are the numbers that `cost` is told from.
+    `believed` is the offer with no more reliability than its peer was judged to have; `rtt_us` the
+    measured round trip, if there is one.
     """
 
     offer: Offer
     total: int
     tie: int
     units: int
-    parts: tuple[float, ...]
+    demand: Demand
+    believed: Offer
+    rtt_us: int | None
 
     @property
     def cost(self) -> Cost:
         """The breakdown of `total`."""
-        wait_s, start_up_s = float(self.offer.queue_wait_s), self.offer.start_up_ms / 1000
-        return tell(Parts(*self.parts), self.units, wait_s, start_up_s)
+        return expected_cost(self.demand, self.believed, 0.0, rtt_us=self.rtt_us)
 
     @property
     def rank(self) -> tuple[int, int, bytes, bytes]:
@@ -269,7 +271,16 @@ class Book:
             return ()
         query = self.query(demand, now, rtt_us)
         ranked, rows = best.best(self._columns, query, k, self._image_test(demand))
-        return self._candidates(ranked, rows)
+        at = [place for _, _, place in ranked]
+        found = []
+        for (total, tie, _), slot, units in zip(
+            ranked, rows.slots[at].tolist(), rows.units[at].tolist(), strict=True
+        ):
+            offer = self._at[slot].offer
+            met = rtt_us.get(offer.peer) if rtt_us else None
+            believed = self.believed(offer) if self._judged else offer
+            found.append(Candidate(offer, int(total), tie, units, demand, believed, met))
+        return tuple(found)
 
     def fitting(self, demand: Demand, now: float, k: int | None = None) -> scan.Rows:
         """Rows of all offers that fit, or of the `k` cheapest (and ties), in no order."""
@@ -292,19 +303,6 @@ class Book:
     def _image_test(self, demand: Demand) -> scan.CachedTest:
         image, at = demand.image, self._at
         return lambda slots: [image in at[slot].offer.cached_images for slot in slots]
-
-    def _candidates(
-        self, ranked: list[tuple[float, int, int]], rows: scan.Rows
-    ) -> tuple[Candidate, ...]:
-        at = [place for _, _, place in ranked]
-        columns = [column[at].tolist() for column in rows.parts.fields()]
-        units = rows.units[at].tolist()
-        return tuple(
-            Candidate(self.at(slot), int(total), tie, count, parts)
-            for (total, tie, _), slot, count, parts in zip(
-                ranked, rows.slots[at].tolist(), units, zip(*columns, strict=True), strict=True
-            )
-        )
 
     # Rows and names.
 

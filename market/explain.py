@@ -137,8 +137,10 @@ class _Table:
         wanted = row_units(query, self.numbers[c.MODEL], self.numbers[c.FREE])
         self.is_wanted: Flags = wanted > 0
         self.units = np.where(self.is_wanted, wanted, np.uint32(query.smallest))
-        self.far = round_trips(query, self.numbers)
-        self.run_s = run_seconds(query, self.group, self.numbers[c.SCORE], self.units)
+        self.far = round_trips(query, self.numbers, self.numbers.astype(np.float64))
+        self.run_s = run_seconds(
+            query, self.group, self.numbers[c.SCORE].astype(np.float64), self.units
+        )
 
     def broken(self) -> dict[Constraint, Flags]:
         """Where each constraint is broken: the columns' twin of `constraints.misfits`."""

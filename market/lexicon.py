@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from market import columns as c
 from market import scan
 from market.columns import Row
 from market.cost import smallest_count, weigh
 from market.models import within
 from market.names import Names
-from market.rows import demand_tie, image_bit, read_choices, row_of
+from market.rows import Reading, demand_tie, image_bit, read_choices, row_of
 from market.terms import Accelerator, Demand, Offer
 
 MODELS_MAX = 1024  # distinct GPU names: fifteen times those that exist; each is compared per demand
@@ -30,9 +29,7 @@ class _Shapes:
     """What was worked out for accelerator lists and regions, while the names stay the same."""
 
     version: tuple[int, int] = (-1, -1)
-    choices: dict[tuple[Accelerator, ...], tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]] = (
-        field(default_factory=dict)
-    )
+    choices: dict[tuple[Accelerator, ...], Reading] = field(default_factory=dict)
     regions: dict[tuple[str, ...], tuple[scan.Flags, int]] = field(default_factory=dict)
 
 
@@ -72,9 +69,7 @@ class Lexicon:
 
     def query(self, demand: Demand, now: float, rtt_us: Mapping[bytes, int]) -> scan.Query:
         """The demand made ready for the columns."""
-        choices, least, most = self._choices(demand.requirements.accelerators)
-        groups = most.nonzero()[0]
-        counts = set(most[groups].tolist()) | set(least[groups].tolist())
+        choices, least, most, group, count = self._choices(demand.requirements.accelerators)
         regions, region_bits = self._regions(demand.requirements.regions)
         peers = [self._peers.number(peer) for peer in demand.exclude]
         measured = {}
@@ -89,8 +84,8 @@ class Lexicon:
             choices=choices,
             least=least,
             most=most,
-            group=int(groups[0]) if len(groups) == 1 else None,
-            count=counts.pop() if len(counts) == 1 else None,
+            group=group,
+            count=count,
             regions=regions if demand.requirements.regions else None,
             region_bits=region_bits,
             exclude=tuple(number for number in peers if number is not None),
@@ -110,9 +105,7 @@ class Lexicon:
             self._shapes = _Shapes(version)
         return self._shapes
 
-    def _choices(
-        self, accelerators: tuple[Accelerator, ...]
-    ) -> tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]:
+    def _choices(self, accelerators: tuple[Accelerator, ...]) -> Reading:
         shapes = self._fresh_shapes()
         found = shapes.choices.get(accelerators)
         if found is None:

@@ -179,8 +179,8 @@ class _Table:
 
     def _far(self, row: Slots, numbers: dict[int, Numbers]) -> Reals:
         own = [demand.coordinate for demand in self.demands]
-        dx = _of([float(o.x_us) for o in own], row) - numbers[c.X].view(np.int32)
-        dy = _of([float(o.y_us) for o in own], row) - numbers[c.Y].view(np.int32)
+        dx = _of([float(o.x_us + c.ORIGIN) for o in own], row) - numbers[c.X]
+        dy = _of([float(o.y_us + c.ORIGIN) for o in own], row) - numbers[c.Y]
         heights = _of([float(o.height_us) for o in own], row) + numbers[c.HEIGHT]
         far: Reals = np.sqrt(dx * dx + dy * dy) + heights
         lost = np.array([o.error_ppm >= PPM for o in own])[row] | (numbers[c.ERROR] >= PPM)

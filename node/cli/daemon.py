@@ -44,6 +44,7 @@ def up(
     )
     import trio
 
+    _log_to_stderr()
     trio.run(run_daemon, settings, common.as_json)
     return 0
 
@@ -84,6 +85,29 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
             async for number in signals:
                 say(f"{signal.Signals(number).name}: stopping; jobs go on")
                 nursery.cancel_scope.cancel()
+
+
+def _log_to_stderr() -> None:
+    """Facts for people on a terminal, JSON lines for whatever else reads them; never on stdout."""
+    import sys
+
+    import structlog
+
+    renderer: structlog.typing.Processor
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    else:
+        renderer = structlog.processors.JSONRenderer(default=repr)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
 
 
 def to_place(settings: Settings) -> Place:

@@ -25,7 +25,7 @@ from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
 from trio import TaskStatus  # type: ignore[attr-defined]
 
-from market.errors import RefusedError, SpecError
+from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
 from node.web.guard import Door, Guard
 
@@ -59,21 +59,24 @@ async def serve(
     port, SpecError if the address cannot be used.
     """
     app = make_app(control)
-    local = _listen_unix(socket_path)
+    remote = None if tcp is None else _listen_tcp(*tcp)
+    try:
+        local = _listen_unix(socket_path)
+    except MarketError:
+        if remote is not None:
+            remote.close()
+        raise
     try:
         async with trio.open_nursery() as nursery:
-            url = None
-            if tcp is not None:
-                port_socket = _listen_tcp(*tcp)
-                host, port = tcp[0], port_socket.getsockname()[1]
+            if tcp is not None and remote is not None:
                 token = control.ports.entropy.token(16).hex()
+                host, port = tcp[0], remote.getsockname()[1]
                 names = {"localhost", f"[{host}]" if ":" in host else host}
                 door = Door(frozenset(f"{name}:{port}" for name in names), token)
-                nursery.start_soon(_serve_socket, Guard(app, door), port_socket)
-                url = f"http://{sorted(names)[0]}:{port}/?token={token}"
-            app.state.url = url
+                app.state.url = f"http://{min(names)}:{port}/?token={token}"
+                nursery.start_soon(_serve_socket, Guard(app, door), remote)
             nursery.start_soon(_serve_socket, Guard(app, None), local)
-            task_status.started(Serving(socket_path, url))
+            task_status.started(Serving(socket_path, app.state.url))
     finally:
         local.close()
         _forget(socket_path)

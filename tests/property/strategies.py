@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 from hypothesis import strategies as st
 
 from market.terms import Accelerator, Coordinate, Demand, Offer, Requirements, Workload
@@ -34,44 +36,54 @@ def peer(number: int) -> bytes:
     return bytes([number]) * 32
 
 
-@st.composite
-def offers(draw: st.DrawFn) -> Offer:
+def crowded(seed: int) -> Offer:
     """One offer of a crowded market."""
-    units = draw(st.integers(1, 8))
+    random = Random(seed)
+    units = random.randint(1, 8)
     return Offer(
-        offer_id=draw(st.integers(0, 5)).to_bytes(16, "big"),
-        peer=peer(draw(st.integers(1, 12))),
+        offer_id=random.randint(0, 5).to_bytes(16, "big"),
+        peer=peer(random.randint(1, 12)),
         provider=bytes(20),
         operator=bytes(20),
-        gpu_name=draw(st.sampled_from(NAMES)),
-        num_gpus=draw(st.integers(0, units)),
+        gpu_name=random.choice(NAMES),
+        num_gpus=random.randint(0, units),
         num_units=units,
-        gpu_ram_mib=draw(st.sampled_from([0, 24_576, 81_920])),
-        cuda_vers=draw(st.sampled_from([0, 1108, 1204])),
+        gpu_ram_mib=random.choice([0, 24_576, 81_920]),
+        cuda_vers=random.choice([0, 1108, 1204]),
         driver_version="",
-        declared=draw(st.booleans()),
-        verified=draw(st.booleans()),
-        dlperf_milli=draw(st.sampled_from([0, 300, 900, 5_000, 4_000_000_000])),
-        cpu_cores=draw(st.sampled_from([1, 8])),
-        cpu_ram_mib=draw(st.sampled_from([1024, 65_536])),
-        disk_space_mib=draw(st.sampled_from([0, 50_000, 2**32 - 1])),
-        inet_up_kbps=draw(st.sampled_from([0, 10_000, 1_000_000])),
-        inet_down_kbps=draw(st.sampled_from([0, 10_000, 1_000_000])),
-        geolocation=draw(st.sampled_from(PLACES)),
-        reliability_ppm=draw(st.sampled_from([0, 900_000, 999_000, 1_000_000, 2**32 - 1])),
-        price_per_hour=draw(st.sampled_from([0, 1, 400_000, 400_001, 2_000_000, 2**96 - 1])),
+        declared=random.random() < 0.5,
+        verified=random.random() < 0.5,
+        dlperf_milli=random.choice([0, 300, 900, 5_000, 4_000_000_000]),
+        cpu_cores=random.choice([1, 8]),
+        cpu_ram_mib=random.choice([1024, 65_536]),
+        disk_space_mib=random.choice([0, 50_000, 2**32 - 1]),
+        inet_up_kbps=random.choice([0, 10_000, 1_000_000]),
+        inet_down_kbps=random.choice([0, 10_000, 1_000_000]),
+        geolocation=random.choice(PLACES),
+        reliability_ppm=random.choice([0, 900_000, 999_000, 1_000_000, 2**32 - 1]),
+        price_per_hour=random.choice([0, 1, 400_000, 400_001, 2_000_000, 2**96 - 1]),
         collateral_per_unit=0,
-        min_duration_s=draw(st.sampled_from([0, 600])),
-        max_duration_s=draw(st.sampled_from([3600, 864_000])),
+        min_duration_s=random.choice([0, 600]),
+        max_duration_s=random.choice([3600, 864_000]),
         heartbeat_interval_s=10,
-        preemptible=draw(st.booleans()),
+        preemptible=random.random() < 0.5,
         grace_s=0,
-        queue_wait_s=draw(st.sampled_from([0, 0, 60, 2**32 - 1])),
-        start_up_ms=draw(st.sampled_from([100, 9_000])),
-        coordinate=draw(coordinates),
-        cached_images=tuple(sorted(draw(st.sets(st.sampled_from(IMAGES))))),
-        expires_at_s=int(NOW) + draw(st.sampled_from([1, 60, 3600])),
+        queue_wait_s=random.choice([0, 0, 60, 2**32 - 1]),
+        start_up_ms=random.choice([100, 9_000]),
+        coordinate=Coordinate(
+            random.randint(-100_000, 100_000),
+            random.randint(-100_000, 100_000),
+            random.randint(0, 20_000),
+            random.choice([100_000, 1_000_000]),
+        ),
+        cached_images=tuple(random.sample(IMAGES, random.randint(0, 4))),
+        expires_at_s=int(NOW) + random.choice([1, 60, 3600]),
     )
+
+
+def offers() -> st.SearchStrategy[Offer]:
+    """Offers from seeds: a hundred times faster to draw than field by field."""
+    return st.integers(0, 2**32 - 1).map(crowded)
 
 
 requirements = st.builds(

@@ -49,7 +49,7 @@ def filled(said: Sequence[Offer], block: int = 4) -> Book:
     return book
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.lists(offers(), max_size=60), demands, measured, st.integers(1, 12))
 def test_top_is_a_full_scan(
     said: list[Offer], demand: Demand, rtt_us: dict[bytes, int] | None, k: int
@@ -62,7 +62,7 @@ def test_top_is_a_full_scan(
         assert candidate.cost == expected_cost(demand, candidate.offer, NOW, rtt_us=met)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(offers(), max_size=40), demands, st.randoms(use_true_random=False))
 def test_order_of_arrival_does_not_matter(
     said: list[Offer], demand: Demand, random: Random
@@ -73,7 +73,7 @@ def test_order_of_arrival_does_not_matter(
     assert filled(live).top(demand, 10, NOW) == filled(other).top(demand, 10, NOW)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     st.lists(offers(), min_size=10, max_size=60),
     st.lists(st.integers(0, 59), max_size=50),
@@ -96,7 +96,7 @@ def test_a_book_that_forgot_answers_as_one_that_never_heard(
     assert ranks == full_scan(demand, list(live.values()), None)[:8]
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(offers(), max_size=30), st.lists(demands, min_size=1, max_size=5))
 def test_a_batch_prices_pairs_as_one_by_one(said: list[Offer], batch: list[Demand]) -> None:
     book = filled(said)

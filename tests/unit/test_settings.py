@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from node import config as rules
 from node.cli.daemon import to_place
 from node.cli.settings import SettingsError, UnitGroup, load, to_config
-from node.config import devnet_rules, testnet_rules
 
 WHOLE = """\
 network = "devnet"
@@ -49,7 +49,7 @@ def test_human_units_become_base_units(tmp_path: Path) -> None:
     assert (selling.price_per_hour, selling.collateral_per_unit) == (200_000, 1_000_000)
     assert (selling.cpu_ram_mib, selling.inet_up_kbps) == (4096, 250_000)
     assert (selling.max_duration_s, selling.policy) == (2 * 24 * 3600, "fair")
-    assert (config.network, config.rules) == ("devnet-31337", devnet_rules())
+    assert (config.network, config.rules) == ("devnet-31337", rules.devnet_rules())
     assert config.wallet.hex() == "70997970c51812dc3a010c7d01b50e0d17dc79c8"
     assert settings.web == ("127.0.0.1", 8750)
     assert settings.provider is not None
@@ -72,7 +72,7 @@ def test_flags_win_over_the_file_and_the_file_over_presets(tmp_path: Path) -> No
 
 def test_a_testnet_has_a_testnets_clocks(tmp_path: Path) -> None:
     settings = load(written(tmp_path, WHOLE), {"network": "base-sepolia"})
-    assert to_config(settings, 6).rules == testnet_rules()
+    assert to_config(settings, 6).rules == rules.testnet_rules()
     assert settings.confirmations == 3
 
 
@@ -92,7 +92,7 @@ def test_nothing_need_be_written_for_asking_a_node(
     ("text", "sentence", "hint"),
     [
         ("walet = 1", "walet: no such setting", "did you mean wallet?"),
-        ("[provider]\nprice = 1", "provider.price: no such setting", "known: "),
+        ("[provider]\nspeed = 1", "provider.speed: no such setting", "known: "),
         ("[provider]\nprice_per_hour = 1", "provider.collateral_per_unit: missing", "add a line"),
         ("[sandbox]\nruntim = 'x'", "sandbox.runtim: no such", "did you mean sandbox.runtime?"),
         ('wallet = "0x12"', "wallet: '0x12' is not an address", "0x and 40 digits"),
