@@ -234,7 +234,8 @@ class OciSandbox:
             grace_s=manifest.grace_s,
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
-        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, nodes)
+        quota = plan.cpus * bundle.CPU_PERIOD_US
+        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, quota, nodes)
         launch.launch(paths, cgroup, self._settings, spec, expected)
 
     def _plan(self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...]) -> bundle.Plan:

@@ -102,14 +102,15 @@ def launch(
 
 
 def _look(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
-    """The faults of the container once its first program runs; none if it has ended already."""
+    """The faults of the container once its first program runs."""
     deadline = time.monotonic() + _VERIFY_S
     while True:
         try:
+            executed = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sh\0")
             faults = verify.faults(pid, expected, cgroup)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):
             return ("its first process ended at once: does the image have /bin/sh?",)
-        if not faults or time.monotonic() > deadline:
+        if not faults or executed or time.monotonic() > deadline:
             return faults
         time.sleep(0.002)  # the runtime drops its last privileges just before it executes
 
