@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 
 from market.columns import Columns
-from market.cost import Parts
 from market.scan import (
     CachedTest,
     Query,
@@ -85,12 +84,10 @@ def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: Cach
 
 
 def _joined(a: Rows, b: Rows) -> Rows:
-    both = zip(a.parts.fields(), b.parts.fields(), strict=True)
     return Rows(
         np.concatenate([a.slots, b.slots]),
         np.concatenate([a.units, b.units]),
         np.concatenate([a.total, b.total]),
-        Parts(*(np.concatenate(pair) for pair in both)),
         None,
     )
 
@@ -120,9 +117,8 @@ def _within(total: Reals, k: int) -> Slots:
 
 
 def _nothing() -> Rows:
-    none = np.zeros(0)
     return Rows(
-        np.zeros(0, np.int64), np.zeros(0, np.uint32), none, Parts(*[none] * 6), None
+        np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0), None
     )  # fmt: skip
 
 

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from market import best, scan
 from market import columns as c
-from market.columns import Columns, Row
-from market.cost import Cost, Parts, smallest_count, tell, weigh
+from market.columns import Columns
+from market.cost import Cost, expected_cost
 from market.errors import RefusedError
+from market.lexicon import Lexicon
 from market.limits import (
     CLOCK_SKEW_S,
     OFFER_LIFETIME_MAX_S,
     OFFERS_MAX,
     OFFERS_PER_PEER_MAX,
 )
-from market.models import within
-from market.names import Names
-from market.rows import demand_tie, group_of, image_bit, read_choices, row_of
-from market.terms import Accelerator, Demand, Offer
+from market.rows import group_of
+from market.terms import Demand, Offer
 from market.units import PPM
 
-MODELS_MAX = 1024  # distinct GPU names: fifteen times those that exist; each is compared per demand
-PLACES_MAX = 4096  # distinct places: every country and cloud region many times over
-SHAPES_MAX = 256  # demands' accelerator lists and regions whose reading is remembered
+FLOORS_MAX = 65_536  # peers whose last complete publication is remembered, the latest ones
 Key = tuple[bytes, bytes]
 
 
@@ -40,20 +35,22 @@ Key = tuple[bytes, bytes]
 class Candidate:
     """One offer that fits a demand. Candidates rank by (total, tie, peer, offer id).
 
-    `parts` are the numbers that `cost` is told from.
+    `believed` is the offer with no more reliability than its peer was judged to have; `rtt_us` the
+    measured round trip, if there is one.
     """
 
     offer: Offer
     total: int
     tie: int
     units: int
-    parts: tuple[float, ...]
+    demand: Demand
+    believed: Offer
+    rtt_us: int | None
 
     @property
     def cost(self) -> Cost:
         """The breakdown of `total`."""
-        wait_s, start_up_s = float(self.offer.queue_wait_s), self.offer.start_up_ms / 1000
-        return tell(Parts(*self.parts), self.units, wait_s, start_up_s)
+        return expected_cost(self.demand, self.believed, 0.0, rtt_us=self.rtt_us)
 
     @property
     def rank(self) -> tuple[int, int, bytes, bytes]:
@@ -87,17 +84,6 @@ class _Counts:
     withdrawn: int = 0
 
 
-@dataclass(slots=True)
-class _Shapes:
-    """What was worked out for accelerator lists and regions, while the names stay the same."""
-
-    version: tuple[int, int] = (-1, -1)
-    choices: dict[tuple[Accelerator, ...], tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]] = (
-        field(default_factory=dict)
-    )
-    regions: dict[tuple[str, ...], tuple[scan.Flags, int]] = field(default_factory=dict)
-
-
 class Book:
     """The live offers. Bounded in total and per peer; every change is O(columns), not O(offers)."""
 
@@ -117,11 +103,9 @@ class Book:
         self._of_peer: dict[bytes, set[bytes]] = {}
         self._by_count: dict[int, dict[bytes, None]] = {}
         self._envelopes: dict[bytes, _Envelope] = {}
+        self._floors: dict[bytes, int] = {}
         self._judged: dict[bytes, int] = {}
-        self._models: Names[str] = Names(MODELS_MAX)
-        self._places: Names[str] = Names(PLACES_MAX)
-        self._peers: Names[bytes] = Names(offers_max)
-        self._shapes = _Shapes()
+        self._lexicon = Lexicon(offers_max + 1)  # one that comes before another is evicted
         self._counts = _Counts()
 
     def __len__(self) -> int:
@@ -145,6 +129,9 @@ class Book:
         """
         for offer in offers:
             _check(peer, offer, now)
+        if sequence < self._floors.get(peer, 0):
+            self._counts.stale += len(offers)
+            return False
         name = hashlib.sha256(raw).digest() if raw else b""
         changed = False
         for offer in offers:
@@ -162,7 +149,13 @@ class Book:
         return True
 
     def withdraw_before(self, peer: bytes, sequence: int) -> int:
-        """Forget the peer's offers that were said before `sequence`; returns how many."""
+        """Forget the peer's offers that were said before `sequence`; returns how many.
+
+        What it said before and arrives later is not heard any more.
+        """
+        self._floors[peer] = max(sequence, self._floors.pop(peer, 0))
+        if len(self._floors) > FLOORS_MAX:
+            del self._floors[next(iter(self._floors))]
         old = [o for o in self._of_peer.get(peer, ()) if self._entries[peer, o].sequence < sequence]
         for offer_id in sorted(old):
             self.withdraw(peer, offer_id)
@@ -190,10 +183,10 @@ class Book:
             self._judged[peer] = max(0, min(PPM, reliability_ppm))
         for offer_id in sorted(self._of_peer[peer]):
             entry = self._entries[peer, offer_id]
-            row = self._row(entry.offer)
+            row = self._lexicon.row(entry.offer, self.believed(entry.offer).reliability_ppm)
             if row is not None:
                 self._columns.overwrite(entry.slot, row)
-                self._unname(entry.offer)
+                self._lexicon.drop(entry.offer)
 
     # What is here.
 
@@ -251,7 +244,7 @@ class Book:
             "peers": len(self._of_peer),
             "units": int(self._columns.numbers[c.FREE].sum()),
             "envelopes": len(self._envelopes),
-            "models": sum(1 for _ in self._models),
+            "models": self._lexicon.models,
             "column_bytes": self._columns.nbytes(),
             "accepted": counts.accepted,
             "stale": counts.stale,
@@ -278,7 +271,16 @@ class Book:
             return ()
         query = self.query(demand, now, rtt_us)
         ranked, rows = best.best(self._columns, query, k, self._image_test(demand))
-        return self._candidates(ranked, rows)
+        at = [place for _, _, place in ranked]
+        found = []
+        for (total, tie, _), slot, units in zip(
+            ranked, rows.slots[at].tolist(), rows.units[at].tolist(), strict=True
+        ):
+            offer = self._at[slot].offer
+            met = rtt_us.get(offer.peer) if rtt_us else None
+            believed = self.believed(offer) if self._judged else offer
+            found.append(Candidate(offer, int(total), tie, units, demand, believed, met))
+        return tuple(found)
 
     def fitting(self, demand: Demand, now: float, k: int | None = None) -> scan.Rows:
         """Rows of all offers that fit, or of the `k` cheapest (and ties), in no order."""
@@ -296,52 +298,11 @@ class Book:
         self, demand: Demand, now: float, rtt_us: Mapping[bytes, int] | None = None
     ) -> scan.Query:
         """The demand made ready for the columns."""
-        choices, least, most = self._choices(demand.requirements.accelerators)
-        groups = most.nonzero()[0]
-        counts = set(most[groups].tolist()) | set(least[groups].tolist())
-        regions, region_bits = self._regions(demand.requirements.regions)
-        peers = [self._peers.number(peer) for peer in demand.exclude]
-        measured = {}
-        for peer, microseconds in (rtt_us or {}).items():
-            number = self._peers.number(peer)
-            if number is not None:
-                measured[number] = microseconds
-        return scan.Query(
-            demand=demand,
-            weights=weigh(demand),
-            smallest=smallest_count(demand),
-            choices=choices,
-            least=least,
-            most=most,
-            group=int(groups[0]) if len(groups) == 1 else None,
-            count=counts.pop() if len(counts) == 1 else None,
-            regions=regions if demand.requirements.regions else None,
-            region_bits=region_bits,
-            exclude=tuple(number for number in peers if number is not None),
-            rtt_us=measured,
-            image_bit=image_bit(demand.image) if demand.image_bytes else 0,
-            floor=scan.floor(demand, now),
-            good=scan.needed_flags(demand),
-            tie=demand_tie(demand),
-            now=now,
-        )
+        return self._lexicon.query(demand, now, rtt_us or {})
 
     def _image_test(self, demand: Demand) -> scan.CachedTest:
         image, at = demand.image, self._at
         return lambda slots: [image in at[slot].offer.cached_images for slot in slots]
-
-    def _candidates(
-        self, ranked: list[tuple[float, int, int]], rows: scan.Rows
-    ) -> tuple[Candidate, ...]:
-        at = [place for _, _, place in ranked]
-        columns = [column[at].tolist() for column in rows.parts.fields()]
-        units = rows.units[at].tolist()
-        return tuple(
-            Candidate(self.at(slot), int(total), tie, count, parts)
-            for (total, tie, _), slot, count, parts in zip(
-                ranked, rows.slots[at].tolist(), units, zip(*columns, strict=True), strict=True
-            )
-        )
 
     # Rows and names.
 
@@ -351,7 +312,7 @@ class Book:
         if (old is not None and sequence <= old.sequence) or offer.expires_at_s <= now:
             self._counts.stale += 1
             return False
-        row = self._row(offer)
+        row = self._lexicon.row(offer, self.believed(offer).reliability_ppm)
         if row is None:
             self._counts.refused += 1
             return False
@@ -360,7 +321,7 @@ class Book:
             group, price = group_of(old.offer), float(old.offer.price_per_hour)
             if (group, price) == (row.group, row.price):
                 self._columns.overwrite(old.slot, row)
-                self._unname(old.offer)
+                self._lexicon.drop(old.offer)
                 self._hold(name, raw)
                 self._let_go(old.envelope)
                 old.offer, old.sequence, old.envelope = offer, sequence, name
@@ -378,7 +339,7 @@ class Book:
         del self._at[entry.slot]
         self._columns.delete(entry.slot)
         self._follow()
-        self._unname(entry.offer)
+        self._lexicon.drop(entry.offer)
         self._let_go(entry.envelope)
         self._count(*key, present=False)
 
@@ -429,56 +390,6 @@ class Book:
             envelope.users -= 1
             if not envelope.users:
                 del self._envelopes[name]
-
-    def _row(self, offer: Offer) -> Row | None:
-        """The offer's numbers, its names taken; None if a table of names is full."""
-        model = self._models.take(offer.gpu_name)
-        if model is None:
-            return None
-        place = self._places.take(offer.geolocation)
-        if place is None:
-            self._models.drop(offer.gpu_name)
-            return None
-        peer = self._peers.take(offer.peer)
-        assert peer is not None, "there are never more peers than offers"
-        return row_of(offer, self.believed(offer).reliability_ppm, model, place, peer)
-
-    def _unname(self, offer: Offer) -> None:
-        self._models.drop(offer.gpu_name)
-        self._places.drop(offer.geolocation)
-        self._peers.drop(offer.peer)
-
-    def _fresh_shapes(self) -> _Shapes:
-        version = (self._models.version, self._places.version)
-        if self._shapes.version != version or len(self._shapes.choices) > SHAPES_MAX:
-            self._shapes = _Shapes(version)
-        if len(self._shapes.regions) > SHAPES_MAX:
-            self._shapes = _Shapes(version)
-        return self._shapes
-
-    def _choices(
-        self, accelerators: tuple[Accelerator, ...]
-    ) -> tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]:
-        shapes = self._fresh_shapes()
-        found = shapes.choices.get(accelerators)
-        if found is None:
-            found = read_choices(accelerators, self._models)
-            shapes.choices[accelerators] = found
-        return found
-
-    def _regions(self, regions: tuple[str, ...]) -> tuple[scan.Flags, int]:
-        shapes = self._fresh_shapes()
-        found = shapes.regions.get(regions)
-        if found is None:
-            inside = np.zeros(max(1, len(self._places)), np.bool_)
-            bits = 0
-            for number, place in self._places:
-                if any(within(region, place) for region in regions):
-                    inside[number] = True
-                    bits |= 1 << (number & 63)
-            found = (inside, bits)
-            shapes.regions[regions] = found
-        return found
 
 
 def _check(peer: bytes, offer: Offer, now: float) -> None:

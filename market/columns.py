@@ -23,6 +23,8 @@ COLUMNS: Final = 23
 _MORE: Final = 12  # columns before this one: more is better
 _LESS: Final = 15  # from _MORE to this one: less is better
 
+ORIGIN: Final = 2**31  # X and Y are stored from here, so that they are never negative
+
 # Bits of FLAGS, each set where it is good for the demand, so that a zone is their union.
 VERIFIED, REAL, STEADY = 1, 2, 4
 

@@ -137,8 +137,10 @@ class _Table:
         wanted = row_units(query, self.numbers[c.MODEL], self.numbers[c.FREE])
         self.is_wanted: Flags = wanted > 0
         self.units = np.where(self.is_wanted, wanted, np.uint32(query.smallest))
-        self.far = round_trips(query, self.numbers)
-        self.run_s = run_seconds(query, self.group, self.numbers[c.SCORE], self.units)
+        self.far = round_trips(query, self.numbers, self.numbers.astype(np.float64))
+        self.run_s = run_seconds(
+            query, self.group, self.numbers[c.SCORE].astype(np.float64), self.units
+        )
 
     def broken(self) -> dict[Constraint, Flags]:
         """Where each constraint is broken: the columns' twin of `constraints.misfits`."""
@@ -218,7 +220,8 @@ class _Say:
                 return None, len(near), _YES_NO[constraint]
 
     def _column(self, column: int) -> npt.NDArray[np.int64]:
-        return self.table.numbers[column][self.near].astype(np.int64)
+        values: npt.NDArray[np.int64] = self.table.numbers[column][self.near].astype(np.int64)
+        return values
 
     def _model(self) -> str:
         numbers, counts = np.unique(self._column(c.MODEL), return_counts=True)

@@ -9,6 +9,7 @@ PROTOCOL_VERSION: Final = 1
 ENVELOPE_BYTES_MAX: Final = 256 * 1024  # the pubsub frame cap; one message never fills it
 GOSSIP_BYTES_MAX: Final = 16 * 1024  # 10 KiB of offers at most per second and peer is 1 % of a core
 DEPTH_MAX: Final = 8  # the deepest message of ours nests 5 values
+LIST_ITEMS_MAX: Final = 4096  # the longest list of ours; a reader makes room before it reads
 CLOCK_SKEW_S: Final = 30  # a laptop without NTP still trades
 ENVELOPE_LIFETIME_MAX_S: Final = 24 * 3600  # nothing signed for gossip lives longer than a day
 

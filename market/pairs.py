@@ -40,6 +40,10 @@ class Pairs:
         return Pairs(self.row[keep], self.slot[keep], self.units[keep], self.total[keep])
 
 
+_NONE: Slots = np.zeros(0, np.int64)
+_NOTHING = Pairs(_NONE, _NONE, _NONE, np.zeros(0))
+
+
 def fitting_pairs(demands: Sequence[Demand], book: Book, now: float) -> Pairs:
     """Every pair of a demand and an offer that fits it, with its expected cost."""
     queries = [book.query(demand, now) for demand in demands]
@@ -49,15 +53,16 @@ def fitting_pairs(demands: Sequence[Demand], book: Book, now: float) -> Pairs:
     live = np.flatnonzero(numbers[c.EXPIRES] > now)
     live = live[np.argsort(numbers[c.MODEL][live], kind="stable")]
     table = _Table(queries, demands)
+    if not len(live):
+        return _NOTHING
     models, starts = np.unique(numbers[c.MODEL][live], return_index=True)
     found = [
         table.fitting(int(model), slots, numbers[:, slots], price[slots])
         for model, slots in zip(models, np.split(live, starts[1:]), strict=True)
     ]
-    row = np.concatenate([part[0] for part in found]) if found else np.zeros(0, np.int64)
+    row = np.concatenate([part[0] for part in found])
     if not len(row):
-        none = np.zeros(0, np.int64)
-        return Pairs(none, none, none, np.zeros(0))
+        return _NOTHING
     slot = np.concatenate([part[1] for part in found])
     units = np.concatenate([part[2] for part in found])
     order = np.argsort(row, kind="stable")
@@ -174,8 +179,8 @@ class _Table:
 
     def _far(self, row: Slots, numbers: dict[int, Numbers]) -> Reals:
         own = [demand.coordinate for demand in self.demands]
-        dx = _of([float(o.x_us) for o in own], row) - numbers[c.X].view(np.int32)
-        dy = _of([float(o.y_us) for o in own], row) - numbers[c.Y].view(np.int32)
+        dx = _of([float(o.x_us + c.ORIGIN) for o in own], row) - numbers[c.X]
+        dy = _of([float(o.y_us + c.ORIGIN) for o in own], row) - numbers[c.Y]
         heights = _of([float(o.height_us) for o in own], row) + numbers[c.HEIGHT]
         far: Reals = np.sqrt(dx * dx + dy * dy) + heights
         lost = np.array([o.error_ppm >= PPM for o in own])[row] | (numbers[c.ERROR] >= PPM)

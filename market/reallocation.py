@@ -33,7 +33,7 @@ class Reason(Enum):
 
 
 def is_lost(silent_s: float, failed_contacts: int, lost_after_s: float) -> bool:
-    """A provider is lost after silence AND failed direct contacts: one hiccup kills no agreement."""
+    """Lost means silence AND failed direct contacts: one hiccup kills no agreement."""
     return silent_s >= lost_after_s and failed_contacts >= LOST_CONTACTS
 
 

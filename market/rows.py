@@ -21,6 +21,8 @@ from market.throughput import rating, sheet
 from market.units import PPM
 
 _U32 = 2**32 - 1
+Reading = tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers, int | None, int | None]
+"""Units by model, one array per choice; the least and most by group; the only group and count."""
 
 
 def offer_key(offer: Offer) -> int:
@@ -65,7 +67,8 @@ def row_of(offer: Offer, reliability_ppm: int, model: int, place: int, peer: int
         max(1, o.inet_down_kbps), o.max_duration_s, min(_U32, o.expires_at_s),
     )  # fmt: skip
     less = (o.queue_wait_s, o.start_up_ms, o.min_duration_s)
-    rest = (model, place, peer, flags, at.x_us & _U32, at.y_us & _U32, at.height_us, at.error_ppm)
+    x, y = at.x_us + c.ORIGIN, at.y_us + c.ORIGIN
+    rest = (model, place, peer, flags, x, y, at.height_us, at.error_ppm)
     return Row(
         group=group_of(o),
         price=float(o.price_per_hour),
@@ -81,10 +84,8 @@ def rating_score(offer: Offer) -> int:
     return from_table.score(offer.dlperf_milli)
 
 
-def read_choices(
-    accelerators: tuple[Accelerator, ...], models: Names[str]
-) -> tuple[tuple[c.Numbers, ...], c.Numbers, c.Numbers]:
-    """Units by model, most preferred first, and the least and most of them by group."""
+def read_choices(accelerators: tuple[Accelerator, ...], models: Names[str]) -> Reading:
+    """A demand's any-of list over the names in use; each choice but the first is smaller."""
     least = np.zeros(len(scan.GROUPS) + 1, np.uint32)
     most = np.zeros(len(scan.GROUPS) + 1, np.uint32)
     levels = [np.zeros(max(1, len(models)), np.uint32)]
@@ -99,7 +100,10 @@ def read_choices(
             group = scan.GROUPS[known] if known else 0
             least[group] = min(int(least[group]) or counts[-1], counts[-1])
             most[group] = max(int(most[group]), counts[0])
-    return tuple(levels), least, most
+    groups = [int(group) for group in np.flatnonzero(most)]
+    sizes = {*most[groups].tolist(), *least[groups].tolist()}
+    only = groups[0] if len(groups) == 1 else None
+    return tuple(levels), least, most, only, sizes.pop() if len(sizes) == 1 else None
 
 
 def falling(counts: Iterator[int]) -> list[int]:

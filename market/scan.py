@@ -67,7 +67,6 @@ class Rows:
     slots: Slots
     units: Numbers
     total: Reals
-    parts: Parts
     image: Flags | None
 
 
@@ -95,10 +94,11 @@ def promising(columns: Columns, query: Query) -> tuple[Slots, Reals]:
     if not len(blocks):
         return blocks, np.zeros(0)
     group = columns.zone_group[blocks]
-    speed = speeds(query, group, zone[c.SCORE], query.most[group])
+    reals: Reals = zone.astype(np.float64)
+    speed = speeds(query, group, reals[c.SCORE], query.most[group])
     image = (bits[2] & np.uint64(query.image_bit)) != 0 if query.image_bit else None
     units, price = least[blocks], columns.zone_price[blocks]
-    parts = _charge(query, zone, price, units, speed, image, 0.0)
+    parts = _charge(query, reals, price, units, speed, image, 0.0)
     bound = total(parts)
     order = np.argsort(bound, kind="stable")
     return blocks[order], bound[order]
@@ -143,10 +143,11 @@ def price_rows(
     demand = query.demand
     if numbers is None:
         numbers = columns.numbers.reshape(c.COLUMNS, -1)[:, slots]
-    group = columns.zone_group[slots // columns.block]
+    reals = numbers.astype(np.float64)  # once, instead of in every step
+    group = query.group if query.group is not None else columns.zone_group[slots // columns.block]
     price = columns.price.reshape(-1)[slots]
-    far = round_trips(query, numbers)
-    speed = speeds(query, group, numbers[c.SCORE], units)
+    far = round_trips(query, numbers, reals)
+    speed = speeds(query, group, reals[c.SCORE], units)
     image = None
     if query.image_bit:
         image = (columns.images.reshape(-1)[slots] & np.uint64(query.image_bit)) != 0
@@ -156,8 +157,8 @@ def price_rows(
         if len(asked) <= ASKED_MAX:
             image[asked] = is_cached(slots[asked].tolist())
             unsure = None
-    parts = _charge(query, numbers, price, units, speed, image, far)
-    rows = Rows(slots, units, total(parts), parts, unsure)
+    parts = _charge(query, reals, price, units, speed, image, far)
+    rows = Rows(slots, units, total(parts), unsure)
     if not (demand.requirements.max_rtt_us or demand.estimate_s or demand.deadline_at_s):
         return rows
     keep = np.ones(len(slots), np.bool_)
@@ -168,7 +169,7 @@ def price_rows(
     if demand.estimate_s:
         keep &= run_s <= demand.max_duration_s
     if demand.deadline_at_s:
-        keep &= query.now + numbers[c.QUEUE] + run_s <= demand.deadline_at_s
+        keep &= query.now + reals[c.QUEUE] + run_s <= demand.deadline_at_s
     return rows if keep.all() else select(rows, keep.nonzero()[0])
 
 
@@ -178,7 +179,6 @@ def select(rows: Rows, at: Slots) -> Rows:
         slots=rows.slots[at],
         units=rows.units[at],
         total=rows.total[at],
-        parts=Parts(*(column[at] for column in rows.parts.fields())),
         image=None if rows.image is None else rows.image[at],
     )
 
@@ -251,26 +251,26 @@ def needed_flags(demand: Demand) -> int:
     )
 
 
-def run_seconds(query: Query, group: Slots, score: Numbers, units: Numbers) -> Reals:
+def run_seconds(query: Query, group: Slots, score: Reals, units: Numbers) -> Reals:
     """How long the demand runs on rows that may take different numbers of units."""
-    run_s: Reals = query.weights.work_s / speeds(replace(query, count=None), group, score, units)
+    run_s: Reals = query.weights.work_s / speeds(
+        replace(query, count=None, group=None), group, score, units
+    )
     return run_s
 
 
 def speeds(
     query: Query,
-    group: npt.NDArray[np.int64],
-    score: Numbers,
+    group: Slots | int,
+    score: Reals,
     units: Numbers | int,
 ) -> Reals:
     """The speed of rows for the demand, as multiples of the reference GPU."""
     if not query.weights.scales:
-        return np.ones(len(group))
-    nominal, certificate = NOMINAL[query.demand.workload], CERTIFICATE
+        return np.ones(len(score))
     if query.group is not None:
-        unit_milli = nominal[query.group] * (score / certificate[query.group])
-    else:
-        unit_milli = nominal[group] * (score / certificate[group])
+        group = query.group
+    unit_milli = NOMINAL[query.demand.workload][group] * (score / CERTIFICATE[group])
     if query.count is not None:
         units = query.count
     speed: Reals = unit_milli / 1000 * parallel(units, query.smallest)
@@ -279,7 +279,7 @@ def speeds(
 
 def _charge(
     query: Query,
-    numbers: Numbers,
+    reals: Reals,
     price: Reals,
     units: Numbers,
     speed: Reals,
@@ -294,29 +294,27 @@ def _charge(
         weights,
         rate=price * units / HOUR_S,
         speed=speed,
-        wait_s=numbers[c.QUEUE],
+        wait_s=reals[c.QUEUE],
         in_kbit=in_kbit,
-        down_kbps=numbers[c.DOWN],
-        up_kbps=numbers[c.UP],
-        start_up_s=numbers[c.START_UP] / 1000,
-        failure=(PPM - numbers[c.RELIABILITY]) / PPM,
+        down_kbps=reals[c.DOWN],
+        up_kbps=reals[c.UP],
+        start_up_s=reals[c.START_UP] / 1000,
+        failure=(PPM - reals[c.RELIABILITY]) / PPM,
         rtt_us=rtt_us,
         minimum=np.minimum,
     )
 
 
-def round_trips(query: Query, numbers: Numbers) -> Reals:
+def round_trips(query: Query, numbers: Numbers, reals: Reals) -> Reals:
     """The measured round trip to each row's peer, else the coordinates', in microseconds."""
     own: Coordinate = query.demand.coordinate
-    count = numbers.shape[1]
     if own.error_ppm >= PPM:
-        far = np.full(count, float(RTT_UNKNOWN_US))
+        far = np.full(reals.shape[1], float(RTT_UNKNOWN_US))
     else:
-        dx = float(own.x_us) - numbers[c.X].view(np.int32)
-        dy = float(own.y_us) - numbers[c.Y].view(np.int32)
-        heights = float(own.height_us) + numbers[c.HEIGHT]
-        far = np.sqrt(dx * dx + dy * dy) + heights
-        far[numbers[c.ERROR] >= PPM] = RTT_UNKNOWN_US
+        dx = (own.x_us + c.ORIGIN) - reals[c.X]
+        dy = (own.y_us + c.ORIGIN) - reals[c.Y]
+        far = np.sqrt(dx * dx + dy * dy) + (own.height_us + reals[c.HEIGHT])
+        far[reals[c.ERROR] >= PPM] = RTT_UNKNOWN_US
     if query.rtt_us:
         peers = np.array(list(query.rtt_us), np.uint32)
         measured = np.array(list(query.rtt_us.values()), np.float64)

@@ -3,7 +3,9 @@
 Facts of data sheets and one rule; knows no offer, price or measurement. Sources: the makers' public
 data sheets. Training is bound by arithmetic and memory together: the geometric mean of dense FP16
 tensor throughput and memory bandwidth, both relative to the reference. Inference reads all weights
-for each token: memory bandwidth. Batch work is a mix of both: the mean of the two.
+for each token: memory bandwidth. Batch work is a mix of both: the mean of the two. This is about
+mixed precision: in FP32, as Gavel measured it (OSDI 2020), the gaps between GPU generations before
+and after tensor cores are half as wide. A certificate corrects the table downwards only.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The command room: `souk`. It asks a node and shows the answers; it decides nothing."""
+"""The command line: what people type, and what they see. No decisions."""

@@ -40,7 +40,7 @@ def build(
 
     target.parent.mkdir(parents=True, exist_ok=True)
     say(f"building {name}")
-    build_base_image(target, package)
+    build_base_image(target, *((package,) if package else ()))
     if common.as_json:
         write_json({"image": name, "file": str(target)})
     else:

@@ -99,12 +99,10 @@ def read_job_file(path: Path) -> JobFile:
 
 
 def _compose(text: str, name: str) -> yaml.Node | None:
-    count = 0
     depth = 0
     # Events first: they cost no recursion, and no alias is followed before it is refused.
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 1
-        count += 1
+    for count, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        line = event.start_mark.line + 1 if event.start_mark else 1
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
@@ -132,13 +130,13 @@ def _plain(node: yaml.Node, name: str, where: str, lines: dict[str, int]) -> Any
         return found
     text = str(node.value)
     # Variables are text to the job: `DEBUG: true` means the word.
-    if node.style is None and not where.startswith("envs.") and text in _WORDS:
+    if getattr(node, "style", None) is None and not where.startswith("envs.") and text in _WORDS:
         return _WORDS[text]
     return text
 
 
 def find_image(job: JobFile, settings: Settings) -> Path:
-    """The image's file: beside the job file, or one that was built here. Raises NotFoundError."""
+    """The image's file: beside the job file, or one that was built here. Raises SpecError."""
     said = job.raw.get("image")
     if not isinstance(said, str) or not said or "\0" in said:
         raise job.located(SpecError("image: missing", hint="add a line like: image: base"))

@@ -19,24 +19,27 @@ from cyclopts.exceptions import CycloptsError
 from market.errors import MarketError
 from node.cli.output import say, write_error
 
-GROUPS: Final[dict[str, dict[str, str]]] = {
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Jobs": {
-        "run": "node.cli.run:run",
-        "ps": "node.cli.jobs:ps",
-        "show": "node.cli.jobs:show",
-        "logs": "node.cli.jobs:logs",
-        "wait": "node.cli.jobs:wait",
-        "get": "node.cli.results:get",
-        "cancel": "node.cli.jobs:cancel",
-        "validate": "node.cli.run:validate",
+        "run": ("node.cli.run:run", "Run a job file on the market."),
+        "ps": ("node.cli.jobs:ps", "List jobs."),
+        "show": ("node.cli.jobs:show", "Show a job with its history, money and results."),
+        "logs": ("node.cli.jobs:logs", "Print a job's output."),
+        "wait": ("node.cli.jobs:wait", "Wait until a job is over."),
+        "get": ("node.cli.results:get", "Fetch a job's results."),
+        "cancel": ("node.cli.jobs:cancel", "End a job."),
+        "validate": ("node.cli.run:validate", "Check a job file."),
     },
-    "Market": {"offers": "node.cli.offers:offers", "explain": "node.cli.run:explain"},
+    "Market": {
+        "offers": ("node.cli.offers:offers", "List live offers."),
+        "explain": ("node.cli.run:explain", "Say what the market has for a job file."),
+    },
     "Node": {
-        "up": "node.cli.daemon:up",
-        "status": "node.cli.reports:status",
-        "peers": "node.cli.reports:peers",
-        "wallet": "node.cli.reports:wallet",
-        "image": "node.cli.image:image",
+        "up": ("node.cli.daemon:up", "Run a node."),
+        "status": ("node.cli.reports:status", "Show the node."),
+        "peers": ("node.cli.reports:peers", "List who is connected."),
+        "wallet": ("node.cli.reports:wallet", "Show the money in the escrow."),
+        "image": ("node.cli.image:image", "Build images for jobs."),
     },
 }
 """Every command by its group, named rather than imported: `souk ps` loads only what it needs."""
@@ -51,10 +54,15 @@ def make_app() -> App:
         result_action="return_value",
     )
     for group, commands in GROUPS.items():
-        for name, target in commands.items():
-            app.command(target, name=name, group=group)
+        for name, (target, summary) in commands.items():
+            app.command(target, name=name, group=group, help=summary)
     if importlib.util.find_spec("node.cli.simulate") is not None:
-        app.command("node.cli.simulate:simulate", name="simulate", group="Market")
+        app.command(
+            "node.cli.simulate:simulate",
+            name="simulate",
+            group="Market",
+            help="Replay a trace under each policy.",
+        )
     return app
 
 

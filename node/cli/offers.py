@@ -10,8 +10,9 @@ from node.cli.options import DEFAULT, Common
 from node.cli.output import write_json, write_lines, write_table
 from node.cli.query import ordered, parse_order, parse_query, select
 
-_COLUMNS = """offer gpu_name num_gpus gpu_ram cpu_cores cpu_ram disk_space inet_down reliability
-geolocation dph""".split()
+_NAMES = """offer gpu_name num_gpus gpu_ram cpu_cores cpu_ram disk_space inet_down reliability
+geolocation dph"""
+_COLUMNS = _NAMES.split()
 
 
 def offers(

@@ -17,8 +17,8 @@ from market.errors import MarketError
 
 TEXTS: Final = frozenset(("gpu_name", "geolocation", "driver_version", "peer", "offer", "provider"))
 FLAGS: Final = frozenset(("verified", "declared"))
-_NUMBERS = """num_gpus num_units gpu_ram cpu_cores cpu_ram disk_space inet_up inet_down cuda_vers dlperf
-    reliability dph duration expires"""
+_NUMBERS = """num_gpus num_units gpu_ram cpu_cores cpu_ram disk_space inet_up inet_down cuda_vers
+dlperf reliability dph duration expires"""
 NUMBERS: Final = frozenset(_NUMBERS.split())
 FIELDS: Final = TEXTS | FLAGS | NUMBERS
 CONDITIONS_MAX: Final = 64  # typed by hand

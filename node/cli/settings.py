@@ -72,10 +72,16 @@ class ProviderSettings:
 
 @dataclass(frozen=True, slots=True)
 class SandboxSettings:
-    """Which runtime runs jobs, and where their disks lie (None: below the data directory)."""
+    """Which runtime runs jobs, and where their disks lie (None: below the data directory).
+
+    `instance` and `uid_base` keep the nodes of one machine apart.
+    """
 
     runtime: str = "runc"
     state: Path | None = None
+    run_dir: Path = Path("/run/gridsouk")
+    instance: str = "node"
+    uid_base: int = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +93,16 @@ class Settings:
     rpc: tuple[str, ...] = ()
     chain_id: int = 0
     escrow: bytes | None = None
+    token: bytes | None = None
+    decimals: int = 6
+    confirmations: int = 1
+    first_block: int = 0
+    explorer: str = ""
     wallet: bytes | None = None
-    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/0",)
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     web: tuple[str, int] | None = None
+    password_file: Path | None = None
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
 
@@ -121,10 +133,16 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         rpc=_get(raw, "rpc", _texts, rpc),
         chain_id=_get(raw, "chain_id", _whole(1, 2**53), chain_id),
         escrow=_get(raw, "escrow", _address, None),
+        token=_get(raw, "token", _address, None),
+        decimals=_get(raw, "decimals", _whole(0, 18), 6),
+        confirmations=_get(raw, "confirmations", _whole(1, 1000), 1 if network == "devnet" else 3),
+        first_block=_get(raw, "first_block", _whole(0, 2**53), 0),
+        explorer=_get(raw, "explorer", _url, ""),
         wallet=_get(raw, "wallet", _address, None),
-        listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/0",)),
+        listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
         bootstrap=_get(raw, "bootstrap", _multiaddrs, ()),
         web=_get(raw, "web", _host_port, None),
+        password_file=_get(raw, "password_file", _path, None),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
     )
@@ -137,7 +155,7 @@ def to_config(settings: Settings, decimals: int) -> Config:
     """
     from node.config import Config, Selling, devnet_rules, testnet_rules
 
-    for key in ("wallet", "escrow", "rpc", "chain_id"):
+    for key in ("wallet", "escrow", "token", "rpc", "chain_id"):
         if not getattr(settings, key):
             raise SettingsError(f"{key}: missing", hint=f"add it to {config_path()}")
     selling = None
@@ -201,9 +219,8 @@ _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
 _DURATIONS: Final = ("min_duration", "max_duration", "grace")
 _PROVIDER: Final = frozenset(
-    (*_AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)
-    + ("cpu_cores", "geolocation", "policy", "preemptible", "units")
-)
+    (*_AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
+) | {"cpu_cores", "geolocation", "policy", "preemptible", "units"}
 
 
 def _provider(raw: Any) -> ProviderSettings:
@@ -231,8 +248,8 @@ def _provider(raw: Any) -> ProviderSettings:
 
 
 def _units(raw: Any) -> tuple[UnitGroup, ...]:
-    if not isinstance(raw, list) or len(raw) > LIST_MAX:
-        raise SettingsError("write [[provider.units]] tables")
+    if not isinstance(raw, list) or len(raw) != 1:
+        raise SettingsError("write one [[provider.units]] table", hint="one node, one kind of unit")
     groups = []
     for table in map(_table, raw):
         _known(table, frozenset({"name", "count", "ram"}), "provider.units.")
@@ -241,15 +258,19 @@ def _units(raw: Any) -> tuple[UnitGroup, ...]:
             raise SettingsError("name: missing", hint='name = "CPU"')
         count = _get(table, "count", _whole(1, UNITS_MAX), 1)
         groups.append(UnitGroup(name, count, _get(table, "ram", parse_size_mib, 0)))
-    if sum(group.count for group in groups) > UNITS_MAX:
-        raise SettingsError(f"at most {UNITS_MAX} units")
     return tuple(groups)
 
 
 def _sandbox(raw: Any) -> SandboxSettings:
     table = _table(raw)
-    _known(table, frozenset({"runtime", "state"}), "sandbox.")
-    return SandboxSettings(_get(table, "runtime", _text, "runc"), _get(table, "state", _path, None))
+    _known(table, frozenset(field.name for field in fields(SandboxSettings)), "sandbox.")
+    return SandboxSettings(
+        runtime=_get(table, "runtime", _text, "runc"),
+        state=_get(table, "state", _path, None),
+        run_dir=_get(table, "run_dir", _path, Path("/run/gridsouk")),
+        instance=_get(table, "instance", _text, "node"),
+        uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
+    )
 
 
 def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:
@@ -296,6 +317,12 @@ def _multiaddrs(value: Any) -> tuple[str, ...]:
         if not text.startswith("/"):
             raise SettingsError(f"{text!r} is not an address", hint="like /ip4/0.0.0.0/tcp/4001")
     return found
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+        raise SettingsError(f"{value!r} is not a web address")
+    return value
 
 
 def _path(value: Any) -> Path:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
+import trio
 from fastapi import APIRouter, Header, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from market.errors import LimitError, NotFoundError, RefusedError, SpecError
 from market.limits import CHUNK_BYTES
 from node.ports import Blobs
+from node.web.events import until_gone
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 UPLOADS_MAX = 16  # at once; each may hold one chunk in memory
@@ -32,7 +36,7 @@ def blob_routes(blobs: Blobs) -> APIRouter:
         return Response(headers={"content-length": str(size)})
 
     @router.get("/api/blobs/{sha256}")
-    async def read_blob(sha256: str) -> StreamingResponse:
+    async def read_blob(sha256: str) -> Response:
         """The bytes."""
         hash_ = _hash(sha256)
         size = await blobs.size(hash_)
@@ -42,8 +46,7 @@ def blob_routes(blobs: Blobs) -> APIRouter:
             "content-length": str(size),
             "content-disposition": f'attachment; filename="{sha256}"',
         }
-        chunks = _chunks(blobs, hash_, size)
-        return StreamingResponse(chunks, media_type="application/octet-stream", headers=headers)
+        return _BlobStream(blobs, hash_, size, headers)
 
     @router.put("/api/blobs", status_code=201)
     async def write_blob(
@@ -57,7 +60,9 @@ def blob_routes(blobs: Blobs) -> APIRouter:
         try:
             size = await blobs.size(hash_)
             if size is None:
-                await _receive(blobs, hash_, x_offset, request.stream())
+                # Closed by us: trio warns of a generator that is left to the garbage collector.
+                async with aclosing(request.stream()) as parts:
+                    await _receive(blobs, hash_, x_offset, parts)
                 size = await blobs.finish(hash_)
         finally:
             uploading.discard(hash_)
@@ -66,7 +71,7 @@ def blob_routes(blobs: Blobs) -> APIRouter:
     return router
 
 
-async def _receive(blobs: Blobs, hash_: bytes, offset: int, parts: AsyncIterator[bytes]) -> None:
+async def _receive(blobs: Blobs, hash_: bytes, offset: int, parts: AsyncGenerator[bytes]) -> None:
     have = await blobs.partial(hash_)
     if offset > have:
         raise LimitError(f"there are {have} bytes of it here", hint="go on from X-Partial")
@@ -82,14 +87,28 @@ async def _receive(blobs: Blobs, hash_: bytes, offset: int, parts: AsyncIterator
             have += len(chunk)
 
 
-async def _chunks(blobs: Blobs, hash_: bytes, size: int) -> AsyncIterator[bytes]:
-    offset = 0
-    while offset < size:
-        data = await blobs.read(hash_, offset, min(CHUNK_BYTES // 4, size - offset))
-        if not data:
-            return  # discarded meanwhile: the short body tells the reader
-        offset += len(data)
-        yield data
+class _BlobStream(Response):
+    """A blob's bytes in chunks, until they end or the reader goes away."""
+
+    def __init__(self, blobs: Blobs, hash_: bytes, size: int, headers: dict[str, str]) -> None:
+        super().__init__(media_type="application/octet-stream", headers=headers)
+        self._blobs, self._hash, self._size = blobs, hash_, size
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_gone, receive, nursery.cancel_scope)
+            await send(start)
+            offset = 0
+            while offset < self._size:
+                limit = min(CHUNK_BYTES // 4, self._size - offset)
+                data = await self._blobs.read(self._hash, offset, limit)
+                if not data:
+                    break  # discarded meanwhile: the short body tells the reader
+                offset += len(data)
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+            nursery.cancel_scope.cancel()
 
 
 def _hash(text: str) -> bytes:

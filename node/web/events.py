@@ -45,7 +45,7 @@ class EventStream(Response):
         self._audience.count += 1
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(_until_gone, receive, nursery.cancel_scope)
+                nursery.start_soon(until_gone, receive, nursery.cancel_scope)
                 await self._write(send)
         finally:
             self._audience.count -= 1
@@ -63,7 +63,8 @@ class EventStream(Response):
             await trio.sleep(PAUSE_S)
 
 
-async def _until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+async def until_gone(receive: Receive, scope: trio.CancelScope) -> None:
+    """Cancel `scope` once the reader has gone away."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()

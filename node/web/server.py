@@ -16,15 +16,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 from hypercorn.config import Config as HypercornConfig
-from hypercorn.events import Event, RawData
 from hypercorn.events import Closed as ConnectionClosed
+from hypercorn.events import Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp
+from trio import TaskStatus  # type: ignore[attr-defined]
 
-from market.errors import RefusedError, SpecError
+from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
 from node.web.guard import Door, Guard
 
@@ -50,7 +51,7 @@ async def serve(
     *,
     socket_path: Path,
     tcp: tuple[str, int] | None = None,
-    task_status: trio.TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+    task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until cancelled. `tcp` is a loopback host and a port, 0 for any free one.
 
@@ -58,21 +59,24 @@ async def serve(
     port, SpecError if the address cannot be used.
     """
     app = make_app(control)
-    local = _listen_unix(socket_path)
+    remote = None if tcp is None else _listen_tcp(*tcp)
+    try:
+        local = _listen_unix(socket_path)
+    except MarketError:
+        if remote is not None:
+            remote.close()
+        raise
     try:
         async with trio.open_nursery() as nursery:
-            url = None
-            if tcp is not None:
-                port_socket = _listen_tcp(*tcp)
-                host, port = tcp[0], port_socket.getsockname()[1]
+            if tcp is not None and remote is not None:
                 token = control.ports.entropy.token(16).hex()
+                host, port = tcp[0], remote.getsockname()[1]
                 names = {"localhost", f"[{host}]" if ":" in host else host}
                 door = Door(frozenset(f"{name}:{port}" for name in names), token)
-                nursery.start_soon(_serve_socket, Guard(app, door), port_socket)
-                url = f"http://{sorted(names)[0]}:{port}/?token={token}"
-            app.state.url = url
+                app.state.url = f"http://{min(names)}:{port}/?token={token}"
+                nursery.start_soon(_serve_socket, Guard(app, door), remote)
             nursery.start_soon(_serve_socket, Guard(app, None), local)
-            task_status.started(Serving(socket_path, url))
+            task_status.started(Serving(socket_path, app.state.url))
     finally:
         local.close()
         _forget(socket_path)
@@ -103,7 +107,8 @@ class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not
         gone = False
         async with self.send_lock:
             # Shielded, because half a frame helps nobody, but not for ever.
-            with trio.move_on_after(SEND_STALL_S, shield=True) as patience:
+            deadline = trio.current_time() + SEND_STALL_S
+            with trio.CancelScope(deadline=deadline, shield=True) as patience:
                 try:
                     await self.stream.send_all(event.data)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -117,7 +122,7 @@ class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not
 def _listen_unix(path: Path) -> socket.socket:
     if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
         raise SpecError(f"{path}: too long for a socket", hint="choose a shorter --data-dir")
-    if _somebody_listens(path):
+    if is_served(path):
         raise RefusedError(f"a node already runs on {path}", hint="look at it with: souk status")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -138,7 +143,8 @@ def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _somebody_listens(path: Path) -> bool:
+def is_served(path: Path) -> bool:
+    """Whether a node answers on that socket now."""
     if not path.exists() or not stat.S_ISSOCK(path.lstat().st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

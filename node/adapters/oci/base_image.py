@@ -27,14 +27,60 @@ from market.errors import SandboxError
 
 PYTHON: Final = "opt/python"
 _SKIPPED: Final = frozenset(
-    "test tests idlelib tkinter turtledemo lib2to3 ensurepip site-packages dist-packages "
-    "__pycache__ config".split()
+    [
+        "test",
+        "tests",
+        "idlelib",
+        "tkinter",
+        "turtledemo",
+        "lib2to3",
+        "ensurepip",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+        "config",
+    ]
 )
 _LIBRARY: Final = re.compile(r"(\S+) => (/\S+)")
-_APPLETS: Final = (
-    "sh cat ls cp mv rm mkdir sleep env echo test true false head tail grep sed awk tar sort wc date "
-    "id du df ps kill find xargs tr cut touch ln chmod seq sha256sum gzip"
-).split()
+_APPLETS: Final = [
+    "sh",
+    "cat",
+    "ls",
+    "cp",
+    "mv",
+    "rm",
+    "mkdir",
+    "sleep",
+    "env",
+    "echo",
+    "test",
+    "true",
+    "false",
+    "head",
+    "tail",
+    "grep",
+    "sed",
+    "awk",
+    "tar",
+    "sort",
+    "wc",
+    "date",
+    "id",
+    "du",
+    "df",
+    "ps",
+    "kill",
+    "find",
+    "xargs",
+    "tr",
+    "cut",
+    "touch",
+    "ln",
+    "chmod",
+    "seq",
+    "sha256sum",
+    "gzip",
+]
 
 
 def build_base_image(out: Path, packages: tuple[str, ...] = ("numpy",)) -> tuple[bytes, int]:

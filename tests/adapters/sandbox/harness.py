@@ -104,7 +104,7 @@ class Driver:
     async def wait_log(self, work_id: str, text: str) -> None:
         """Until the job has said `text`."""
         with trio.fail_after(PATIENCE_S):
-            while text not in await self.log(work_id):  # noqa: ASYNC110, a file tells nobody
+            while text not in await self.log(work_id):
                 await trio.sleep(0.01)
 
     async def scrub(self) -> None:
