@@ -18,7 +18,7 @@ GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; ex
 """The first process: waits until the node has verified the container, then stays as its init."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CPU_PERIOD_US = 100_000
+CPU_PERIOD_US = 100_000
 
 _MASKED = (
     "/proc/acpi",
@@ -177,6 +177,6 @@ def _resources(plan: Plan) -> dict[str, Any]:
     return {
         "devices": devices,
         "memory": {"limit": plan.memory_bytes, "swap": plan.memory_bytes},
-        "cpu": {"quota": plan.cpus * _CPU_PERIOD_US, "period": _CPU_PERIOD_US},
+        "cpu": {"quota": plan.cpus * CPU_PERIOD_US, "period": CPU_PERIOD_US},
         "pids": {"limit": plan.pids},
     }

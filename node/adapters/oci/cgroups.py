@@ -58,6 +58,11 @@ class Cgroup:
         """A count, or `max`."""
         return self._file("pids", "pids.max")
 
+    @property
+    def cpu_limit_file(self) -> Path:
+        """Microseconds per period: the first number, or `max` or -1 for no limit."""
+        return self._file("cpu", "cpu.max" if self.v2 else "cpu.cfs_quota_us")
+
     def pids(self) -> tuple[int, ...]:
         """The processes of the job now."""
         return tuple(int(line) for line in _read(self.processes_file).split())

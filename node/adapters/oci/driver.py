@@ -10,9 +10,9 @@ import json
 import os
 import resource
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -24,7 +24,7 @@ from market.errors import CodecError, SandboxError
 from market.limits import ENV_BYTES_MAX, ENVS_MAX, FILES_MAX
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import bundle, cdi, cgroups, disk, images, launch, staging
+from node.adapters.oci import bundle, cdi, cgroups, disk, images, launch, look, staging
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.results import Results
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of, uid_base_of
@@ -99,7 +99,7 @@ class OciSandbox:
 
     async def read_log(self, work_id: str, offset: int, limit: int) -> bytes:
         """A part of the job's output."""
-        return await _thread(_read_log, paths_of(self._settings, work_id), offset, limit)
+        return await _thread(look.read_log, paths_of(self._settings, work_id), offset, limit)
 
     async def checkpoint(self, work_id: str) -> Artifact | None:
         """A consistent tar of the checkpoint directory. Raises SandboxError."""
@@ -234,7 +234,8 @@ class OciSandbox:
             grace_s=manifest.grace_s,
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
-        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, nodes)
+        quota = plan.cpus * bundle.CPU_PERIOD_US
+        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, quota, nodes)
         launch.launch(paths, cgroup, self._settings, spec, expected)
 
     def _plan(self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...]) -> bundle.Plan:
@@ -270,48 +271,12 @@ class OciSandbox:
         )
 
     def _observe(self, paths: WorkPaths) -> Observed:
-        log_bytes = paths.log.stat().st_size if paths.log.exists() else 0
-        shim = launch.shim_pid(paths)  # asked first: its exit record comes before it lets go
-        ended = launch.read_json(paths.exit)
-        if ended is not None:
-            return Observed(
-                RunState.EXITED,
-                metered_s=ended["metered_s"],
-                exit_code=ended["code"],
-                signal=ended["signal"],
-                out_of_memory=ended["oom"],
-                timed_out=ended["timed_out"],
-                cpu_ms=ended["cpu_ms"],
-                log_bytes=log_bytes,
-            )
-        clock = launch.read_json(paths.clock)
-        if clock is None:
-            there = paths.prepared.exists()
-            return Observed(RunState.PREPARED if there else RunState.ABSENT)
-        if not shim:
-            return self._abandoned(paths, clock["seen_s"])
-        cgroup = self._cgroup(paths)
-        return Observed(
-            RunState.RUNNING,
-            metered_s=max(clock["seen_s"], time.monotonic() - clock["started"]),
-            cpu_ms=cgroup.cpu_ms(),
-            memory_bytes=cgroup.memory_bytes(),
-            gpu_ppm=self._gpu_ppm(paths),
-            log_bytes=log_bytes,
-        )
-
-    def _abandoned(self, paths: WorkPaths, seen_s: float) -> Observed:
-        """It ran, and nobody wrote how it ended: the machine or the shim died. So the job ends."""
-        self._cgroup(paths).kill()
-        record = {"code": 137, "signal": 9, "oom": False, "timed_out": False, "cpu_ms": 0}
-        draft = paths.exit.with_suffix(".lost")
-        draft.write_text(json.dumps({**record, "stopped": False, "metered_s": seen_s}))
-        draft.rename(paths.exit)
-        return self._observe(paths)
+        observed = look.look(paths, self._cgroup(paths))
+        if observed.state is RunState.RUNNING and self._uuids:
+            return replace(observed, gpu_ppm=self._gpu_ppm(paths))
+        return observed
 
     def _gpu_ppm(self, paths: WorkPaths) -> int:
-        if not self._uuids:
-            return 0
         _, units = self._load(paths)
         busy = [
             health.utilisation_ppm
@@ -378,15 +343,6 @@ def _allowed(limit: int, wanted: int) -> int:
     """A node without CAP_SYS_RESOURCE cannot give a job more than it has itself."""
     _, hard = resource.getrlimit(limit)
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
-def _read_log(paths: WorkPaths, offset: int, limit: int) -> bytes:
-    try:
-        with paths.log.open("rb") as file:
-            file.seek(offset)
-            return file.read(limit)
-    except OSError:
-        return b""
 
 
 def _same(paths: WorkPaths, workspace: Workspace) -> bool:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 Attempt = tuple[int, str, Callable[[], object]]
 
@@ -56,7 +57,9 @@ _AF_VSOCK, _AF_ALG, _AF_KEY, _AF_TIPC, _AF_PACKET, _AF_NETLINK, _AF_BLUETOOTH, _
 
 
 def call(name: str, *arguments: object) -> int:
-    """A system call by name. Raises OSError."""
+    """A system call by name. Raises OSError, also where this machine has no such call."""
+    if name not in _NUMBERS:
+        raise OSError(errno.ENOSYS, name)
     result = int(_libc.syscall(_NUMBERS[name], *arguments))
     if result < 0:
         code = ctypes.get_errno()
@@ -67,17 +70,11 @@ def call(name: str, *arguments: object) -> int:
 def attempts() -> Iterator[Attempt]:
     """All of them, class by class."""
     for part in (_mounts, _files, _processes, _network, _devices, _kernel, _limits, _entries):
-        for number, name, act in part():
-            if act.__doc__ is None or act.__doc__ in _NUMBERS:
-                yield number, name, act
+        yield from part()
 
 
 def _system(number: int, name: str, *arguments: object) -> Attempt:
-    def act() -> int:
-        return call(name, *arguments)
-
-    act.__doc__ = name  # left out where this machine has no such call
-    return number, name, act
+    return number, name, partial(call, name, *arguments)
 
 
 def _open(number: int, path: str, flags: int = os.O_RDONLY) -> Attempt:
@@ -169,23 +166,23 @@ def _execute(path: str) -> None:
 
 def _processes() -> Iterator[Attempt]:
     for target in (1, os.getppid()):
-        yield 8, f"ptrace {target}", lambda pid=target: call("ptrace", 16, pid, 0, 0)
+        yield 8, f"ptrace {target}", partial(call, "ptrace", 16, target, 0, 0)
     yield _system(8, "process_vm_readv", 1, None, 0, None, 0, 0)
     yield _system(8, "process_vm_writev", 1, None, 0, None, 0, 0)
     yield _system(8, "pidfd_getfd", -1, 0, 0)
     yield _system(8, "kcmp", 1, os.getpid(), 0, 0, 0)
     for kind in ("mnt", "net", "user", "pid"):
-        yield 9, f"setns {kind}", lambda kind=kind: _setns(kind)
+        yield 9, f"setns {kind}", partial(_setns, kind)
     for kind, flag in _NAMESPACES.items():
-        yield 9, f"unshare {kind}", lambda flag=flag: call("unshare", flag)
-        yield 9, f"clone {kind}", lambda flag=flag: _clone(flag)
+        yield 9, f"unshare {kind}", partial(call, "unshare", flag)
+        yield 9, f"clone {kind}", partial(_clone, flag)
     yield _system(9, "clone3", None, 0)
     yield 13, "setuid 0", lambda: os.setuid(0)
     yield 13, "setgid 0", lambda: os.setgid(0)
     yield 13, "setresuid 0", lambda: os.setresuid(0, 0, 0)
     yield 13, "setgroups", lambda: os.setgroups([0])
     yield _system(13, "capset", ctypes.c_char_p(bytes(8)), None)
-    yield 13, "signal the first process", lambda: _see_others()
+    yield 13, "signal the first process", _see_others
 
 
 def _setns(kind: str) -> None:
@@ -223,14 +220,17 @@ def _network() -> Iterator[Attempt]:
         ("kobject events", _AF_NETLINK, socket.SOCK_RAW, 15),
         ("audit", _AF_NETLINK, socket.SOCK_RAW, 9),
     ):
-        arguments = (family, kind, protocol)
-        yield 10, name, lambda arguments=arguments: socket.socket(*arguments).close()
+        yield 10, name, partial(_socket, family, kind, protocol)
     yield 10, "connect to the hypervisor", _vsock
     for address in ("169.254.169.254", "10.0.0.1", "1.1.1.1", "192.168.1.1"):
-        yield 11, f"reach {address}", lambda address=address: _connect(address, 80)
+        yield 11, f"reach {address}", partial(_connect, address, 80)
     yield 11, "reach a listener of the machine", lambda: _connect(*_listener())
-    yield 11, "reach its abstract sockets", lambda: _abstract()
+    yield 11, "reach its abstract sockets", _abstract
     yield 11, "see another network interface", _interfaces
+
+
+def _socket(family: int, kind: int, protocol: int) -> None:
+    socket.socket(family, kind, protocol).close()
 
 
 def _vsock() -> None:

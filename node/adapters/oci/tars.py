@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn, cast
 
 from market.errors import SandboxError
 
@@ -50,5 +50,5 @@ def stream(source: IO[bytes]) -> tarfile.TarFile:
 def entries(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """Its entries, none of them remembered."""
     while (entry := tar.next()) is not None:
-        tar.members.clear()
+        cast(Any, tar).members.clear()  # a list, though the types do not say so
         yield entry

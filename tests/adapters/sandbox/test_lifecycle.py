@@ -228,7 +228,7 @@ async def test_a_starter_killed_at_the_gate_leaves_the_job_prepared(driver: Driv
         grace_s=1,
     )
     shim = subprocess.Popen(  # noqa: ASYNC220, it forks and ends at once
-        [sys.executable, "-I", "-S", launch._SHIM, str(spec)],
+        launch.shim_command(spec),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

