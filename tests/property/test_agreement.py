@@ -92,8 +92,8 @@ class Side(RuleBasedStateMachine):
             late = before.phase is Phase.VOID and isinstance(event, Opened)
             assert before.phase not in ENDS or late, "an end stays"
         assert after.promised >= before.promised, "the best voucher is kept"
-        sequence = after.beat.heartbeat.sequence if after.beat else 0
-        known = before.beat.heartbeat.sequence if before.beat else 0
+        sequence = after.beat.heartbeat.sequence if after.beat else -1
+        known = before.beat.heartbeat.sequence if before.beat else -1
         assert sequence > known or after.beat is before.beat, "one number, one heartbeat"
         assert after.metered_s >= before.metered_s
         assert (after == before) == (after is before)
