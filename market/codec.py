@@ -93,6 +93,11 @@ def decode(kind: type[T], data: bytes, *, size_max: int = ENVELOPE_BYTES_MAX) ->
     return typing.cast(T, value)
 
 
+def clip(text: str) -> str:
+    """As much of the start of `text` as a `Text256` holds: its bound is in bytes."""
+    return text.encode(errors="replace")[:256].decode(errors="ignore")
+
+
 def describe(kind: Any) -> str:
     """A field's type as the protocol document writes it: `u32`, `bytes(32)`, `list(0..8) of …`."""
     base, bound = _unwrap(kind)

@@ -145,7 +145,7 @@ def provider(**changes: Any) -> Agreement:
 
 def requester(**changes: Any) -> Agreement:
     """The requester's side, just countersigned."""
-    return replace(provider(role=Role.REQUESTER, peer=ME), **_countersigned(), **changes)
+    return replace(provider(role=Role.REQUESTER, peer=ME), **{**_countersigned(), **changes})
 
 
 def _countersigned() -> dict[str, Any]:
