@@ -172,17 +172,17 @@ def _cheapest(
     possible" means; so a full matching of the rows always exists.
     """
     weights = totals - totals.min() + 1.0
-    alone = float(weights.max()) * 4 + 1.0
+    alone = (float(weights.max()) + 1.0) * (row_count + 1)
     if row_count * column_count <= CELLS_MAX:
         matrix = np.full((row_count, column_count + row_count), np.inf)
         matrix[rows, columns] = weights
-        matrix[np.arange(row_count), column_count + np.arange(row_count)] = alone * row_count
+        matrix[np.arange(row_count), column_count + np.arange(row_count)] = alone
         chosen_rows, chosen_columns = linear_sum_assignment(matrix)
     else:
         own = np.arange(row_count)
         graph = csr_matrix(
             (
-                np.concatenate([weights, np.full(row_count, alone * 4)]),
+                np.concatenate([weights, np.full(row_count, alone)]),
                 (np.concatenate([rows, own]), np.concatenate([columns, column_count + own])),
             ),
             shape=(row_count, column_count + row_count),

@@ -91,7 +91,6 @@ class Lexicon:
             exclude=tuple(number for number in peers if number is not None),
             rtt_us=measured,
             image_bit=image_bit(demand.image) if demand.image_bytes else 0,
-            floor=scan.floor(demand, now),
             good=scan.needed_flags(demand),
             tie=demand_tie(demand),
             now=now,

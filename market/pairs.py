@@ -20,6 +20,7 @@ from market.scan import CERTIFICATE, NOMINAL, Query, Reals, Slots, total
 from market.terms import Demand
 from market.units import HOUR_S, PPM
 
+ASKED_MAX = 2048  # pairs whose image may be cached that are looked up one by one
 _PRICED = (
     *(c.QUEUE, c.DOWN, c.UP, c.START_UP, c.RELIABILITY, c.SCORE),
     *(c.X, c.Y, c.HEIGHT, c.ERROR),
@@ -191,7 +192,11 @@ class _Table:
         bits = np.array([query.image_bit for query in self.queries], np.uint64)[row]
         cached: npt.NDArray[np.bool_] = (book.columns.images.reshape(-1)[slot] & bits) != 0
         asked = np.flatnonzero(cached)
-        if not len(asked):
+        if len(asked) <= ASKED_MAX:
+            cached[asked] = [
+                self.demands[r].image in book.at(s).cached_images
+                for r, s in zip(row[asked].tolist(), slot[asked].tolist(), strict=True)
+            ]
             return cached
         wanted = {demand.image: 0 for demand in self.demands}
         wanted = {image: place for place, image in enumerate(sorted(wanted))}

@@ -5,6 +5,7 @@ The one place that knows both an offer's fields and the columns' order. Knows no
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterator
 
@@ -33,7 +34,12 @@ def offer_key(offer: Offer) -> int:
 
 def demand_tie(demand: Demand) -> int:
     """64 bits of a demand's id, for ties."""
-    name = hashlib.blake2b(demand.demand_id, digest_size=8, person=b"demand")
+    return _demand_tie(demand.demand_id)
+
+
+@functools.lru_cache(maxsize=4096)
+def _demand_tie(demand_id: bytes) -> int:
+    name = hashlib.blake2b(demand_id, digest_size=8, person=b"demand")
     return int.from_bytes(name.digest(), "big")
 
 

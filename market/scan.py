@@ -54,7 +54,6 @@ class Query:
     exclude: tuple[int, ...]  # peer numbers
     rtt_us: Mapping[int, int]  # measured, by peer number
     image_bit: int  # 0: no image to fetch
-    floor: tuple[Slots, Numbers]  # columns, and the least that each must hold
     good: int  # bits of FLAGS that must be set
     tie: int
     now: float
@@ -80,7 +79,7 @@ def promising(columns: Columns, query: Query) -> tuple[Slots, Reals]:
     cap = float(query.demand.max_price_per_hour)
     blocks = ((least > 0) & (columns.zone_price <= cap)).nonzero()[0]
     zone = columns.zone[:, blocks]
-    wanted, low = query.floor
+    wanted, low = floor(query)
     fits = (zone[wanted] >= low).all(axis=0)
     fits &= zone[c.FREE] >= least[blocks]
     fits &= zone[c.MIN_DURATION] <= query.demand.max_duration_s
@@ -194,7 +193,7 @@ def _fitting(
 ) -> tuple[Flags, Numbers]:
     """Which rows fit by their own numbers, and how many units of each the demand takes."""
     demand = query.demand
-    wanted, low = query.floor
+    wanted, low = floor(query)
     units = row_units(query, numbers[c.MODEL], numbers[c.FREE])
     fits = (numbers[wanted] >= low).all(axis=0)
     fits &= (numbers[c.FREE] >= units) & (units > 0)
@@ -222,11 +221,11 @@ def row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
     return units
 
 
-def floor(demand: Demand, now: float) -> tuple[Slots, Numbers]:
+def floor(query: Query) -> tuple[Slots, Numbers]:
     """Which columns must hold at least how much: the simple constraints, as one comparison."""
-    want = demand.requirements
+    demand, want = query.demand, query.demand.requirements
     lows = (
-        (c.EXPIRES, max(0, int(now)) + 1),
+        (c.EXPIRES, max(0, int(query.now)) + 1),
         (c.MAX_DURATION, demand.max_duration_s),
         (c.VRAM, want.vram_mib),
         (c.CUDA, want.cuda_vers),
