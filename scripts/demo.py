@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from market.errors import MarketError
 from market.units import format_money
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
@@ -44,8 +45,8 @@ from node.ports import Account
 ROOT = Path(__file__).resolve().parent.parent
 MILLION = 1_000_000
 NAMES = ("provider-1", "provider-2", "requester")
-READY_S = 60.0
-JOB_S = 300.0
+READY_S = 120.0
+JOB_S = 600.0
 KILL_AFTER_S = 8  # metered seconds, and a checkpoint at the requester
 console = Console(stderr=True, highlight=False)
 
@@ -413,18 +414,36 @@ def main() -> int:
     home = Path(tempfile.mkdtemp(prefix="gridsouk-demo-", dir="/var/tmp"))
     begun = time.monotonic()
     try:
-        code = trio.run(demo, given.keep, home, strict_exception_groups=False)
-    except KeyboardInterrupt:
-        say("interrupted; nothing is left behind")
-        return 130
-    except DemoFailed as problem:
-        console.print(f"[red]the demo failed:[/red] {problem}", soft_wrap=True)
-        _show_logs(home)
-        return 1
+        code = trio.run(demo, given.keep, home)
+    except (KeyboardInterrupt, DemoFailed, MarketError, BaseExceptionGroup) as problem:
+        return _explain(problem, home)
     finally:
         shutil.rmtree(home, ignore_errors=True)
     say(f"done in {time.monotonic() - begun:.0f} s")
     return code
+
+
+def _explain(problem: BaseException, home: Path) -> int:
+    leaves = list(_leaves(problem))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        say("interrupted; nothing is left behind")
+        return 130
+    known = [leaf for leaf in leaves if isinstance(leaf, DemoFailed | MarketError)]
+    if len(known) != len([leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]):
+        raise problem
+    for leaf in known:
+        hint = getattr(leaf, "hint", "")
+        console.print(f"[red]the demo failed:[/red] {leaf} {hint}", soft_wrap=True)
+    _show_logs(home)
+    return 1
+
+
+def _leaves(problem: BaseException) -> Iterator[BaseException]:
+    if isinstance(problem, BaseExceptionGroup):
+        for inner in problem.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield problem
 
 
 def _show_logs(home: Path) -> None:

@@ -5,6 +5,7 @@ The standard library's client, because importing a richer one costs each command
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -121,7 +122,9 @@ class Node:
             body = b""
         connection.blocksize = CHUNK_BYTES
         try:
-            connection.request(method, path, body, headers or {})
+            # A node that has heard enough answers and closes before it has read everything.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError) as problem:
             raise NodeDownError("no node runs here", hint="start it with: souk up") from problem

@@ -92,7 +92,7 @@ async def _ended(driver: Driver, work_id: str) -> bool:
 
 async def _until(true: Callable[[], Awaitable[bool]]) -> None:
     with trio.fail_after(30):
-        while not await true():  # noqa: ASYNC110, a file tells nobody
+        while not await true():
             await trio.sleep(0.001)
 
 
