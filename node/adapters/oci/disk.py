@@ -45,7 +45,7 @@ def command(*arguments: str, cwd: Path | None = None) -> str:
 
 def mounts_below(directory: Path) -> tuple[str, ...]:
     """Every mount point at or below `directory`, deepest first."""
-    prefix = str(directory)
+    prefix = os.path.realpath(directory)  # the kernel lists no links
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         point = line.split(" ")[4].replace("\\040", " ")
@@ -56,7 +56,7 @@ def mounts_below(directory: Path) -> tuple[str, ...]:
 
 def is_mounted(point: Path) -> bool:
     """Whether something is mounted exactly there."""
-    return str(point) in mounts_below(point)
+    return os.path.realpath(point) in mounts_below(point)
 
 
 def mount_memory(point: Path) -> None:

@@ -6,6 +6,7 @@ each job as it is. One task at a time works on one job. Knows no agreement and n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -56,6 +57,9 @@ class OciSandbox:
             )
         for name in ("works", "images", "staging"):
             (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
+        images.sweep(settings.state_dir / "images")
+        for left in (settings.state_dir / "staging").iterdir():
+            left.unlink()
 
     async def prepare(self, workspace: Workspace) -> None:
         """Image, disk, inputs and the checkpoint to resume, in place. Raises SandboxError."""
@@ -130,7 +134,8 @@ class OciSandbox:
             await self._stop(paths, 0.0)
             await _thread(self._clear, paths)
             self._results.forget(paths)
-        self._locks.pop(work_id, None)
+        if not self._locks[work_id].statistics().tasks_waiting:
+            del self._locks[work_id]
 
     async def works(self) -> tuple[str, ...]:
         """Every job of which there is a trace: on disk, mounted, or as a control group."""
@@ -170,6 +175,7 @@ class OciSandbox:
             archive = self._staging_file(f"{artifact.hash.hex()}.tar")
             try:
                 await self._blobs.export(artifact.hash, str(archive))
+                await _thread(self._make_room)
                 return await _thread(
                     partial(
                         images.unpack,
@@ -181,6 +187,16 @@ class OciSandbox:
                 )
             finally:
                 archive.unlink(missing_ok=True)
+
+    def _make_room(self) -> None:
+        used = set()
+        for entry in (self._settings.state_dir / "works").iterdir():
+            with contextlib.suppress(SandboxError):
+                manifest, _ = self._load(paths_of(self._settings, entry.name))
+                used.add(manifest.image.hash.hex())
+        images.make_room(
+            self._settings.state_dir / "images", self._settings.images_max, frozenset(used)
+        )
 
     def _staging_file(self, name: str) -> Path:
         return self._settings.state_dir / "staging" / name

@@ -32,6 +32,7 @@ _LAYOUT_ENTRIES_MAX = 1024
 _DEPTH_MAX = 64
 _CHUNK = 1024 * 1024
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+_DRAFT = ".new"
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _ENVS_MAX = 256
@@ -52,7 +53,25 @@ def find(directory: Path) -> Image | None:
         raw = json.loads((directory / "image.json").read_text())
     except (OSError, ValueError):
         return None
+    os.utime(directory)
     return Image(directory / "rootfs", tuple(raw["envs"]), raw["cwd"])
+
+
+def make_room(parent: Path, images_max: int, used: frozenset[str]) -> None:
+    """Remove the images unused for longest until one more fits; those named in `used` stay."""
+    entries = [entry for entry in parent.iterdir() if entry.suffix != _DRAFT]
+    spare = sorted(
+        (entry for entry in entries if entry.name not in used),
+        key=lambda entry: (entry.stat().st_mtime_ns, entry.name),
+    )
+    for entry in spare[: max(0, len(entries) + 1 - images_max)]:
+        shutil.rmtree(entry)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what an unpacking that was cut short left behind."""
+    for entry in parent.glob(f"*{_DRAFT}"):
+        shutil.rmtree(entry)
 
 
 def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) -> Image:
@@ -60,7 +79,7 @@ def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) 
 
     Raises IntegrityError for wrong digests, SandboxError for what is no image or not safe.
     """
-    draft = directory.with_name(directory.name + ".new")
+    draft = directory.with_name(directory.name + _DRAFT)
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "rootfs").mkdir(parents=True)
     (draft / "rootfs").chmod(0o755)

@@ -205,3 +205,14 @@ def test_what_is_no_image_says_so(tmp_path: Path, data: bytes) -> None:
     archive.write_bytes(data)
     with pytest.raises(MarketError):
         images.unpack(archive, tmp_path / "image", bytes_max=1 << 20, entries_max=100)
+
+
+def test_the_images_unused_for_longest_make_room(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "used", "young")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (number, number))
+    images.make_room(tmp_path, 2, frozenset({"used"}))
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
+    (tmp_path / "cut.new").mkdir()
+    images.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
