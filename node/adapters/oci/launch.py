@@ -91,7 +91,7 @@ def launch(
             wait_released(paths, settings.start_timeout_s)
             raise SandboxError(
                 "the container is not what was asked for: " + "; ".join(faults),
-                hint="the sandbox of this machine gives less than it promises; see docs/OPERATIONS.md",
+                hint="this machine gives less than it promises; see docs/OPERATIONS.md",
             )
         shim.stdin.write(b"go\n")
         shim.stdin.flush()
