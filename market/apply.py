@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from market.agreement import TRANSITIONS, Agreement, Ending, Phase, Role
+from market.codec import clip
 from market.escrow import (
     Answered,
     ChainFact,
@@ -96,14 +97,16 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
 
 
 def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
+    if not a.opened_at_s and not isinstance(fact, Opened):
+        return a  # nothing of ours was at stake
     match fact:
         case Opened(at_s=at_s, tx=tx):
             if a.opened_at_s:
                 return a
-            funded = replace(a, opened_at_s=at_s, open_tx=tx, heard_at_ms=_ms(now))
-            if a.phase is Phase.VOID:
-                return replace(funded, phase=Phase.CLOSING, ending=_or(a.ending, Ending.CANCELLED))
-            return replace(funded, phase=Phase.RUNNING)
+            late = a.phase is Phase.VOID
+            return replace(a, phase=Phase.CLOSING if late else Phase.RUNNING,
+                           ending=_or(a.ending, Ending.CANCELLED) if late else a.ending,
+                           opened_at_s=at_s, open_tx=tx, heard_at_ms=_ms(now))  # fmt: skip
         case Claimed(paid=paid):
             return replace(a, paid=max(a.paid, paid))
         case Challenged(nonce=nonce, deadline_s=deadline_s, tx=tx):
@@ -127,10 +130,9 @@ def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
         case Slashed(slashed=slashed, to_victim=to_victim, tx=tx):
             return replace(a, slashed=slashed, to_victim=to_victim, slash_tx=tx)
         case Closed(paid=paid, refunded=refunded, tx=tx):
-            if a.ended and a.phase is not Phase.VOID:
+            if a.ended:
                 return a
             end = Phase.SLASHED if a.slashed else Phase.SETTLED
-            a = _closing(a, now, Ending.FINISHED) if a.phase is Phase.VOID else a
             return replace(a, phase=end, paid=paid, refunded=refunded, close_tx=tx,
                            ending=_or(a.ending, Ending.FINISHED),
                            ended_at_ms=a.ended_at_ms or _ms(now))  # fmt: skip
@@ -160,7 +162,9 @@ def _on_bargain(
         case StopAsked(ending, reason):
             if a.phase not in (Phase.QUOTED, Phase.CONFIRMED, Phase.RUNNING):
                 return a
-            return a if a.ending is not Ending.NONE else replace(a, ending=ending, reason=reason)
+            return (
+                a if a.ending is not Ending.NONE else replace(a, ending=ending, reason=clip(reason))
+            )
         case OrderRefused("Open", reason):
             if a.phase is not Phase.CONFIRMED:
                 return a
@@ -183,9 +187,10 @@ def _on_work(
         case Broke(reason):
             if a.report.work in (WorkState.EXITED, WorkState.BROKEN):
                 return a
-            report = replace(a.report, work=WorkState.BROKEN, reason=reason[:256])
+            report = replace(a.report, work=WorkState.BROKEN, reason=clip(reason))
             return replace(
-                a, report=report, ending=_or(a.ending, Ending.BROKEN), reason=a.reason or reason,
+                a, report=report, ending=_or(a.ending, Ending.BROKEN),
+                reason=a.reason or clip(reason),
                 halted=True, collected=True, ended_at_ms=a.ended_at_ms or _ms(now),
             )  # fmt: skip
         case Looked(report, metered_s):
@@ -343,7 +348,7 @@ def _closing(a: Agreement, now: UnixTime, ending: Ending) -> Agreement:
 
 
 def _void(a: Agreement, reason: str, now: UnixTime) -> Agreement:
-    return replace(a, phase=Phase.VOID, reason=a.reason or reason[:256],
+    return replace(a, phase=Phase.VOID, reason=a.reason or clip(reason),
                    ended_at_ms=a.ended_at_ms or _ms(now))  # fmt: skip
 
 

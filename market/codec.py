@@ -19,7 +19,7 @@ from typing import Annotated, Any, TypeVar, Union
 import msgpack
 
 from market.errors import CodecError
-from market.limits import DEPTH_MAX, ENVELOPE_BYTES_MAX
+from market.limits import DEPTH_MAX, ENVELOPE_BYTES_MAX, LIST_ITEMS_MAX
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ def decode(kind: type[T], data: bytes, *, size_max: int = ENVELOPE_BYTES_MAX) ->
             strict_map_key=True,
             max_str_len=size_max,
             max_bin_len=size_max,
-            max_array_len=size_max,
+            max_array_len=LIST_ITEMS_MAX,  # each is room taken before one item is read
             max_map_len=1024,
             max_ext_len=0,
         )
@@ -91,6 +91,11 @@ def decode(kind: type[T], data: bytes, *, size_max: int = ENVELOPE_BYTES_MAX) ->
     if encode(value) != data:
         raise CodecError(f"{kind.__name__} is not in its canonical form")
     return typing.cast(T, value)
+
+
+def clip(text: str) -> str:
+    """As much of the start of `text` as a `Text256` holds: its bound is in bytes."""
+    return text.encode(errors="replace")[:256].decode(errors="ignore")
 
 
 def describe(kind: Any) -> str:

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Annotated, Final, assert_never
 
 from market.agreement import Agreement, Ending, Phase
-from market.codec import U8, U16, U32, U40, U63, U96, Count, Hash, Id, PeerKey, Text256
+from market.codec import U8, U16, U32, U40, U63, U96, Count, Hash, Id, PeerKey, Text256, clip
 from market.limits import ATTEMPTS_MAX, ENVS_MAX, HISTORY_MAX, NODES_MAX
 from market.messages import WorkState
 from market.terms import Artifact, Demand, Manifest, Requirements, Sealed
@@ -267,13 +267,15 @@ def _again(job: Job, reason: str, now: UnixTime) -> Job:
         wait_s = min(wait_s, 2 * ROUND_WAIT_S)  # a job that ran is worth asking often for
     retry_at_ms = _ms(now) + int(wait_s * 1000)
     # Whoever failed before may be the only one left: the next round asks everybody again.
-    return replace(job, demand=None, reason=reason[:256], retry_at_ms=retry_at_ms, excluded=())
+    return replace(job, demand=None, reason=clip(reason), retry_at_ms=retry_at_ms, excluded=())
 
 
 def _moved(job: Job, a: Agreement, now: UnixTime) -> Job:
     if a.checkpoint is not None and a.checkpoint != job.checkpoint:
         job = replace(job, checkpoint=a.checkpoint)
     if a.phase is Phase.RUNNING and a.ending is Ending.NONE:
+        if job.cancelling:
+            return job  # it still runs, but nobody wants it to
         if a.report.work is WorkState.RUNNING:
             return _to(job, JobState.RUNNING, "", now)
         if job.state is JobState.STARTING:
@@ -281,7 +283,7 @@ def _moved(job: Job, a: Agreement, now: UnixTime) -> Job:
         return job
     if a.phase is Phase.CONFIRMED or not (a.ended or a.phase is Phase.CLOSING or a.last_said):
         return job
-    job = replace(job, used_s=job.used_s + a.metered_s, agreement=b"", demand=None)
+    job = replace(job, used_s=job.used_s + _ran_s(a, now), agreement=b"", demand=None)
     if job.cancelling:
         return _to(job, JobState.CANCELLED, "asked by the user", now)
     match a.ending:
@@ -291,6 +293,11 @@ def _moved(job: Job, a: Agreement, now: UnixTime) -> Job:
             return _to(job, JobState.FAILED, "max_duration is used up", now)
         case _:
             return _recover(job, a, now)
+
+
+def _ran_s(a: Agreement, now: UnixTime) -> int:
+    """The seconds it ran: as its provider says, and never more than have passed."""
+    return min(a.metered_s, max(0, int(now) - a.opened_at_s)) if a.opened_at_s else 0
 
 
 def _finished(job: Job, a: Agreement, now: UnixTime) -> Job:
@@ -321,14 +328,15 @@ def _recover(job: Job, a: Agreement, now: UnixTime) -> Job:
 
 
 def _to(job: Job, state: JobState, reason: str, now: UnixTime) -> Job:
+    reason = clip(reason)
     if job.state is state and (job.reason == reason or not reason):
         return job
-    change = Change(_ms(now), state, reason[:256])
+    change = Change(_ms(now), state, reason)
     over = state in OVER
     return replace(
         job,
         state=state,
-        reason=reason[:256],
+        reason=reason,
         history=(*job.history, change)[-HISTORY_MAX:],
         finished_at_ms=_ms(now) if over else 0,
         secrets=() if over else job.secrets,

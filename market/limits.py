@@ -9,6 +9,7 @@ PROTOCOL_VERSION: Final = 1
 ENVELOPE_BYTES_MAX: Final = 256 * 1024  # the pubsub frame cap; one message never fills it
 GOSSIP_BYTES_MAX: Final = 16 * 1024  # 10 KiB of offers at most per second and peer is 1 % of a core
 DEPTH_MAX: Final = 8  # the deepest message of ours nests 5 values
+LIST_ITEMS_MAX: Final = 4096  # the longest list of ours; a reader makes room before it reads
 CLOCK_SKEW_S: Final = 30  # a laptop without NTP still trades
 ENVELOPE_LIFETIME_MAX_S: Final = 24 * 3600  # nothing signed for gossip lives longer than a day
 
@@ -34,6 +35,7 @@ NAME_CHARS_MAX: Final = 64
 COMMAND_BYTES_MAX: Final = 32 * 1024
 ENVS_MAX: Final = 128
 ENV_BYTES_MAX: Final = 8 * 1024
+SECRET_BYTES_MAX: Final = ENV_BYTES_MAX - 48  # what sealing adds to it
 FILES_MAX: Final = 256  # inputs and results named in one message; larger trees travel as one tar
 ARTIFACT_BYTES_MAX: Final = 64 * 1024**3
 LOG_BYTES_MAX: Final = 64 * 1024**2  # what the shim keeps of one job's output
@@ -43,6 +45,7 @@ JOB_DURATION_MAX_S: Final = 30 * 24 * 3600
 ATTEMPTS_MAX: Final = 16  # agreements one job may use up before it fails
 JOBS_MAX: Final = 10_000
 AGREEMENTS_MAX: Final = 20_000
+RECORD_BYTES_MAX: Final = 4 * 1024**2  # a job with every variable and secret full
 HISTORY_MAX: Final = 128  # state changes remembered per job
 
 # Conversation.

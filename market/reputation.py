@@ -1,4 +1,4 @@
-"""Reputation: who has kept their word, from closed and slashed agreements, which all can read.
+"""Reputation: who has kept their word, by closed and slashed agreements read on chain.
 
 No central score: each node computes its own. Evidence is weighted by the money that was at stake,
 so that a thousand tiny agreements with oneself count little, and decays, so that a rig can recover.

@@ -79,9 +79,16 @@ def parse(raw: object, *, decimals: int) -> Spec:
     """
     if not isinstance(raw, Mapping):
         raise SpecError("a job file is a mapping", hint="start with: name: my-job")
+    try:
+        return _parsed(raw, decimals)
+    except UnicodeEncodeError:
+        raise SpecError("the job file holds half a character", hint="save it as UTF-8") from None
+
+
+def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
     _known(raw, KEYS, "")
     resources = _mapping(raw, "resources", RESOURCE_KEYS)
-    accelerators = _accelerators(resources.get("accelerators", "*:1"))
+    accelerators = _accelerators(resources.get("accelerators") or "*:1")
     units = max(choice.count for choice in accelerators)
     recovery = _mapping(raw, "job_recovery", RECOVERY_KEYS)
     checkpoint = _mapping(raw, "checkpoint", CHECKPOINT_KEYS)
@@ -90,10 +97,10 @@ def parse(raw: object, *, decimals: int) -> Spec:
     if duration_s > JOB_DURATION_MAX_S:
         raise SpecError("max_duration: at most 30 days", hint="split the job by checkpoints")
     return Spec(
-        name=_name(raw.get("name", "job")),
+        name=_name(raw.get("name") or "job"),
         image=_required(raw, "image", _text),
         run=_required(raw, "run", _command),
-        workload=_workload(raw.get("kind", "batch")),
+        workload=_workload(raw.get("kind") or "batch"),
         requirements=Requirements(
             accelerators=accelerators,
             vram_mib=_value(resources, "vram", _size, 0),
@@ -218,7 +225,8 @@ def _flag(value: Any) -> bool:
 def _count(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
         text = str(value).strip().removesuffix("+")
-        if isinstance(value, bool) or not text.isdecimal() or not low <= int(text) <= high:
+        plain = not isinstance(value, bool) and text.isdecimal() and len(text) <= 16
+        if not plain or not low <= int(text) <= high:
             raise SpecError(f"{value!r} is not a whole number from {low} to {high}")
         return int(text)
 
@@ -249,7 +257,8 @@ def _rtt_us(value: Any) -> int:
 
 def _cuda(value: Any) -> int:
     major, _, minor = str(value).removesuffix("+").partition(".")
-    if not major.isdecimal() or not (minor or "0").isdecimal() or int(major) > 99:
+    numbers = major.isdecimal() and (minor or "0").isdecimal()
+    if not numbers or len(major) > 2 or len(minor) > 2:
         raise SpecError(f"{value!r} is not a CUDA version", hint='write it like "12.4"')
     return int(major) * 100 + int(minor or "0")
 
@@ -259,7 +268,10 @@ def _texts(most: int) -> Callable[[Any], tuple[str, ...]]:
         values = value if isinstance(value, list) else [value]
         if len(values) > most:
             raise SpecError(f"at most {most}")
-        return tuple(_text(item)[:64] for item in values)
+        texts = tuple(_text(item) for item in values)
+        if any(len(text.encode()) > 64 for text in texts):
+            raise SpecError("is too long", hint="a country or a continent, like DE or EU")
+        return texts
 
     return read
 
@@ -281,7 +293,10 @@ def _accelerators(value: Any) -> tuple[Accelerator, ...]:
             raise SpecError(
                 f"resources.accelerators: {name!r} is not a model", hint="write it like RTX4090:1"
             )
-        found.append(Accelerator(name[:64], _value({"n": count}, "n", read, 1)))
+        if len(name) > 64:
+            raise SpecError("resources.accelerators: a model's name has at most 64 letters")
+        key = f"resources.accelerators.{name}"
+        found.append(Accelerator(name, _value({key: count}, key, read, 1)))
     return tuple(found)
 
 
@@ -315,8 +330,8 @@ def _secret_names(value: Any) -> tuple[str, ...]:
 
 def _path(value: Any) -> str:
     text = _text(value)
-    clean = posixpath.normpath(text)
-    if not text.startswith("/") or clean == "/" or len(text) > 256 or "\0" in text:
+    clean = "/" + posixpath.normpath(text).lstrip("/")  # POSIX lets two slashes stand
+    if not text.startswith("/") or clean == "/" or len(clean.encode()) > 256 or "\0" in text:
         raise SpecError(f"{text!r} is not a path in the job", hint="absolute, like /out")
     if clean.split("/")[1] in ("proc", "sys", "dev"):
         raise SpecError(f"{text!r} belongs to the system", hint="choose another directory")
@@ -337,8 +352,8 @@ def _mounts(value: Any) -> tuple[Mount, ...]:
         raise SpecError("file_mounts: must be a mapping of path in the job to local file")
     return tuple(
         Mount(
-            _value({"file_mounts": target}, "file_mounts", _path, ""),
-            _value({"file_mounts": source}, "file_mounts", _text, ""),
+            _checked("file_mounts", target, _path),
+            _checked("file_mounts", source, _text),
         )
         for target, source in sorted(value.items(), key=str)
     )

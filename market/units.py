@@ -7,7 +7,7 @@ MiB or bytes as the name says. Every parser refuses what it does not understand.
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal
 from typing import NewType
 
 from market.errors import SpecError
@@ -20,6 +20,7 @@ PPM = 1_000_000
 BPS = 10_000
 MIB = 1024 * 1024
 
+_EXACT = Context(prec=64)  # Python counts 28 digits by itself; money has 29 and its decimals
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?|B)?", re.IGNORECASE)
 _SECONDS = {
@@ -60,6 +61,8 @@ def parse_size_mib(text: str | float, *, bare: str = "G") -> int:
         raise SpecError(f"{text!r} is not a size", hint="write it like 24, 24GB or 512MB")
     suffix = (found[2] or bare).upper().removesuffix("B").removesuffix("I")
     count = Decimal(found[1]) * _SIZES[suffix]
+    if count > 2**31 * MIB:
+        raise SpecError(f"{text!r} is more than any machine has", hint="write it like 24GB")
     return int(-(-count // MIB))
 
 
@@ -69,8 +72,8 @@ def parse_money(text: str | float, decimals: int) -> int:
     Raises SpecError if it is negative, not a number, or finer than the token.
     """
     try:
-        units = Decimal(str(text).strip()).scaleb(decimals)
-    except InvalidOperation:
+        units = Decimal(str(text).strip()).scaleb(decimals, _EXACT)
+    except ArithmeticError:
         raise SpecError(f"{text!r} is not an amount", hint="write it like 0.60") from None
     if not units.is_finite() or units < 0 or units >= 2**96:
         raise SpecError(f"{text!r} is not an amount between 0 and what the token can count")
@@ -81,7 +84,7 @@ def parse_money(text: str | float, decimals: int) -> int:
 
 def format_money(amount: int, decimals: int) -> str:
     """Base units as whole tokens, exact and without padding: 600_000 with 6 decimals is `0.6`."""
-    text = f"{Decimal(amount).scaleb(-decimals):f}"
+    text = f"{Decimal(amount).scaleb(-decimals, _EXACT):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

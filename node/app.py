@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import structlog
 import trio
-from trio import TaskStatus  # type: ignore[attr-defined]
+from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs hide it
 
 from market.agreement import Agreement, Phase, Role
 from market.duties import Duty, Submit

@@ -60,11 +60,10 @@ class Artifacts:
         """
         while artifact.hash in self._pulling:
             await self._pulling[artifact.hash].wait()
-        if await self._blobs.size(artifact.hash) is not None:
-            return
-        self._pulling[artifact.hash] = trio.Event()
+        self._pulling[artifact.hash] = trio.Event()  # before any await: only one gets here
         try:
-            await self._pull(peer, artifact)
+            if await self._blobs.size(artifact.hash) is None:
+                await self._pull(peer, artifact)
         finally:
             self._pulling.pop(artifact.hash).set()
             self.progress.pop(artifact.hash, None)

@@ -107,6 +107,8 @@ class Config:
     def __post_init__(self) -> None:
         """Raise SpecError for a configuration that cannot work."""
         if len(self.wallet) != 20:
-            raise SpecError("wallet must be an address", hint="set it with: souk wallet use 0x…")
+            raise SpecError(
+                "wallet must be an address", hint='write wallet = "0x…" in the configuration'
+            )
         if not self.network or len(self.network) > 64:
             raise SpecError("network must be a name of at most 64 letters")

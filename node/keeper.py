@@ -23,7 +23,13 @@ from market.errors import LimitError, MarketError
 from market.escrow import ChainFact
 from market.events import BeatHeard, BeatMade, BeatTaken, Event, LogPulled, Looked, Ticked
 from market.job import Job, JobDuty, JobEvent, JobTicked, Moved
-from market.limits import AGREEMENTS_MAX, EVENTS_PER_BEAT_MAX, JOBS_MAX, RETRY_S
+from market.limits import (
+    AGREEMENTS_MAX,
+    EVENTS_PER_BEAT_MAX,
+    JOBS_MAX,
+    RECORD_BYTES_MAX,
+    RETRY_S,
+)
 from market.units import UnixTime
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
 
@@ -105,9 +111,11 @@ class Keeper:
         for write in await self._journal.load():
             assert write.data is not None, "the journal gives live values only"
             if write.table == "agreement":
-                self.agreements[write.key] = decode(Agreement, write.data)
+                self.agreements[write.key] = decode(
+                    Agreement, write.data, size_max=RECORD_BYTES_MAX
+                )
             elif write.table == "job":
-                self.jobs[write.key] = decode(Job, write.data)
+                self.jobs[write.key] = decode(Job, write.data, size_max=RECORD_BYTES_MAX)
             elif write.table == "block":
                 self.block = int.from_bytes(write.data, "big")
 

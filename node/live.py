@@ -28,7 +28,8 @@ from node.adapters.system.entropy import SystemEntropy
 from node.app import run_node
 from node.config import Config
 from node.control import Control
-from node.ports import Ports
+from node.nosandbox import NoSandbox
+from node.ports import Ports, Sandbox
 
 BLOBS_BYTES_MAX = 64 * 1024**3
 
@@ -51,7 +52,7 @@ class Place:
 async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     """A running node; it is on the network and follows the chain by the time it is yielded.
 
-    Raises MarketError, with what to do, if the network, the chain or the keys are not usable.
+    Raises MarketError, with what to do, if network, chain, keys or sandbox are not usable.
     """
     data = place.data_dir
     await trio.Path(data).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -66,17 +67,19 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     )
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
-        pins: set[bytes] = set()
-        blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=lambda: pins)
+        blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
         chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
         devices = discover(place.declared)
-        settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
+        sandbox: Sandbox = NoSandbox()
+        if config.selling is not None:
+            settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
+            sandbox = OciSandbox(settings, blobs, devices)
         network = await stack.enter_async_context(run_network(network_config, signer.seed, clock))
         ports = Ports(
             gossip=network,
             link=network,
             chain=chain,
-            sandbox=OciSandbox(settings, blobs, devices),
+            sandbox=sandbox,
             devices=devices,
             blobs=blobs,
             logs=Logs(data / "logs"),

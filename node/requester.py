@@ -25,7 +25,14 @@ from market.duties import (
     SendPay,
     SendStop,
 )
-from market.errors import LimitError, MarketError, RefusedError, SignatureError, UnreachableError
+from market.errors import (
+    LimitError,
+    MarketError,
+    RefusedError,
+    SignatureError,
+    SpecError,
+    UnreachableError,
+)
 from market.events import (
     Acknowledged,
     BeatHeard,
@@ -51,7 +58,7 @@ from market.job import (
     Publish,
     remaining_s,
 )
-from market.limits import LOG_BYTES_MAX, QUOTES_PER_DEMAND_MAX
+from market.limits import LOG_BYTES_MAX, QUOTES_PER_DEMAND_MAX, SECRET_BYTES_MAX
 from market.matching import check_quote, rank_quotes
 from market.messages import (
     Accept,
@@ -129,6 +136,9 @@ class Requester:
             grace_s=GRACE_S,
             ports=spec.ports,
         )
+        for name in spec.secrets:
+            if len(secrets[name].encode()) > SECRET_BYTES_MAX:
+                raise SpecError(f"secrets: {name} is longer than {SECRET_BYTES_MAX} bytes")
         sealed = tuple(
             Sealed(name, self._ports.signer.seal_for(self._mail.me, secrets[name].encode()))
             for name in spec.secrets

@@ -19,15 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 # The floors of the house, from the ground up. A module imports ours from lower floors only; those
 # on one floor are twins and never import each other. "x.*" is one room: x and all inside it.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    # market: the rules
-    ("market", "market.errors"),
-    ("market.units",),
-    ("market.limits",),
+    # market, the ground and the waist
+    ("market", "market.errors", "market.limits"),
+    ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages",),
-    ("market.codec",),
-    ("market.signing",),
-    ("market.voucher", "market.coordinates", "market.reputation", "market.models"),
+    ("market.messages", "market.escrow"),
+    ("market.signing", "market.voucher", "market.coordinates", "market.models"),
+    ("market.reallocation", "market.reputation"),
+    # market, the matching engine
     ("market.throughput", "market.names", "market.columns"),
     ("market.cost",),
     ("market.constraints", "market.scan"),
@@ -37,32 +36,39 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.book",),
     ("market.pairs", "market.matching"),
     ("market.assignment",),
+    ("market.explain",),
+    # market, the scheduler
+    ("market.site", "market.fleet", "market.policy.finish"),
+    ("market.fragmentation", "market.slots"),
     (
-        "market.explain",
         "market.policy.fcfs",
         "market.policy.priority",
         "market.policy.fair",
-        "market.policy.load",
         "market.policy.cost",
         "market.policy.latency",
+        "market.policy.load",
         "market.backfill",
         "market.preemption",
         "market.placement",
-        "market.reallocation",
     ),
+    ("market.defrag",),
     ("market.policy",),
+    ("market.simulate", "market.simulate.training"),
+    ("market.simulate.rounds",),
+    ("market.simulate.jobs",),
+    ("market.simulate.readers", "market.simulate.queueing"),
+    ("market.simulate.metrics", "market.simulate.placing"),
+    ("market.simulate.planners",),
+    # market, agreements and jobs
     ("market.agreement",),
-    ("market.duties",),
-    ("market.job",),
-    # node: one running node
+    ("market.events", "market.duties", "market.job"),
+    ("market.apply", "market.spec"),
+    # node, one running node
     ("node", "node.ports"),
-    ("node.config",),
-    ("node.bulletin", "node.artifacts"),
-    ("node.jobs",),
-    ("node.keeper",),
-    ("node.inbox",),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
+    ("node.bulletin", "node.keeper"),
     ("node.provider", "node.requester"),
-    ("node.control",),
+    ("node.inbox", "node.control"),
     ("node.app",),
     # above the app, so that only what wires the node together can reach them
     (
@@ -130,8 +136,18 @@ VAGUE_NAMES = frozenset(
 
 FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
-LONG_FILES: dict[str, int] = {}  # path: lines, for the few that are better whole; say why
-LONG_FUNCTIONS: dict[str, int] = {}  # path:function: lines, likewise
+SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
+LONG_FILES: dict[str, int] = {
+    "node/ports.py": 450,  # the waist: one page to read before any adapter
+    "market/duties.py": 430,  # half of it names the duties, half derives them: one thought
+    "market/book.py": 420,  # one structure, kept whole while it is measured
+    "node/provider.py": 440,  # to be split when preemption enters it
+    "node/adapters/oci/driver.py": 430,  # the port's methods, each short
+    "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
+}  # path: lines, for the few that are better whole; say why
+LONG_FUNCTIONS: dict[str, int] = {
+    "node/cli/simulate.py:simulate": 110,  # its signature and help are two thirds of it
+}  # path:function: lines, likewise
 
 TODO_WITHOUT_NUMBER = re.compile(r"(#|//)\s*(TODO|FIXME|XXX)\b(?!\s*\(?#\d)")
 # Homes of people, and this very checkout unless its folder is called what anybody would call it.
@@ -243,7 +259,7 @@ def market_is_pure(file: SourceFile) -> Iterator[str]:
     if not file.is_in(PURE):
         return
     for line, name, _ in imports(file, is_module_here):
-        if name.partition(".")[0] in IMPURE_MODULES:
+        if name.partition(".")[0] in IMPURE_MODULES and file.path not in SEEDED:
             yield f"{file.path}:{line}: imports {name}; what it needs is handed in by node/"
     for node in ast.walk(file.tree):
         if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith):
@@ -316,7 +332,7 @@ def market_swallows_nothing(file: SourceFile) -> Iterator[str]:
 
 
 def time_and_chance_stay_at_the_edge(file: SourceFile) -> Iterator[str]:
-    if file.is_in(*EDGE):
+    if file.is_in(*EDGE) or file.path in SEEDED:
         return
     for node in ast.walk(file.tree):
         if isinstance(node, ast.Attribute):

@@ -90,13 +90,13 @@ def main() -> None:
             committed = ARTIFACTS / f"{name}.json"
             if size > SIZE_MAX:
                 failed = True
-                print(f"{name}: {size} bytes of runtime code, limit {SIZE_MAX}", file=sys.stderr)
+                sys.stderr.write(f"{name}: {size} bytes of runtime code, limit {SIZE_MAX}\n")
             if arguments.write:
                 committed.write_text(text)
             elif not committed.exists() or committed.read_text() != text:
                 failed = True
-                print(f"{name}: artifact differs from a fresh build; run --write", file=sys.stderr)
-            print(f"{name}: {size} bytes of runtime code")
+                sys.stderr.write(f"{name}: artifact differs from a fresh build; run --write\n")
+            sys.stdout.write(f"{name}: {size} bytes of runtime code\n")
     sys.exit(1 if failed else 0)
 
 

@@ -50,8 +50,8 @@ class Trace:
     machines: tuple[Machine, ...] = ()
 
 
-def dressed(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
-    """The jobs with what no trace says drawn by `random`: money, priority, deadline, estimate.
+def dressed(jobs: Sequence[Job], dice: Random) -> tuple[Job, ...]:
+    """The jobs with what no trace says drawn by `dice`: money, priority, deadline, estimate.
 
     Bids are log-normal around a mid-range price; half the jobs have a deadline of 2 to 8 times
     their duration; durations are over-declared by up to a half, as users of clusters do.
@@ -60,25 +60,25 @@ def dressed(jobs: Sequence[Job], random: Random) -> tuple[Job, ...]:
     names = [f"requester-{rank}" for rank in range(1, REQUESTERS + 1)]
     result = []
     for job in jobs:
-        price = int(PRICE_MEDIAN * random.lognormvariate(0.0, 0.4))
-        urgent = random.random() < DEADLINE_SHARE
-        patience = random.uniform(2.0, 8.0)
+        price = int(PRICE_MEDIAN * dice.lognormvariate(0.0, 0.4))
+        urgent = dice.random() < DEADLINE_SHARE
+        patience = dice.uniform(2.0, 8.0)
         result.append(
             replace(
                 job,
-                requester=job.requester or random.choices(names, weights)[0],
-                estimate_s=job.duration_s * random.uniform(1.0, 1.5),
+                requester=job.requester or dice.choices(names, weights)[0],
+                estimate_s=job.duration_s * dice.uniform(1.0, 1.5),
                 price_per_hour=price,
-                value_of_time_per_hour=int(price * random.uniform(0.0, 2.0)),
-                priority=random.randrange(4),
+                value_of_time_per_hour=int(price * dice.uniform(0.0, 2.0)),
+                priority=dice.randrange(4),
                 deadline_s=job.arrival_s + patience * job.duration_s if urgent else 0.0,
-                preemptible=random.random() < PREEMPTIBLE_SHARE,
+                preemptible=dice.random() < PREEMPTIBLE_SHARE,
             )
         )
     return tuple(result)
 
 
-def generated(count: int, units: int, random: Random, *, load: float = 1.2) -> tuple[Job, ...]:
+def generated(count: int, units: int, dice: Random, *, load: float = 1.2) -> tuple[Job, ...]:
     """Poisson arrivals, log-normal durations, at `load` of the units' capacity while they come.
 
     Above 1 on purpose: policies differ only where there is a queue. Sizes are the
@@ -87,8 +87,8 @@ def generated(count: int, units: int, random: Random, *, load: float = 1.2) -> t
     sizes, shares = (1, 2, 4, 8), (0.6, 0.3, 0.09, 0.01)
     drawn = [
         (
-            min(units, random.choices(sizes, shares)[0]),
-            max(60.0, min(48 * 3600.0, random.lognormvariate(7.6, 1.2))),
+            min(units, dice.choices(sizes, shares)[0]),
+            max(60.0, min(48 * 3600.0, dice.lognormvariate(7.6, 1.2))),
         )
         for _ in range(count)
     ]
@@ -97,5 +97,5 @@ def generated(count: int, units: int, random: Random, *, load: float = 1.2) -> t
     now, jobs = 0.0, []
     for number, (size, duration) in enumerate(drawn):
         jobs.append(Job(number, "", now, size, duration, duration))
-        now += random.expovariate(1.0 / gap_s)
-    return dressed(jobs, random)
+        now += dice.expovariate(1.0 / gap_s)
+    return dressed(jobs, dice)

@@ -26,6 +26,10 @@ def sha(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+def file_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
 async def small_bytes_are_kept_by_their_hash(factory: Factory, folder: Path) -> None:
     async with factory() as blobs:
         assert await blobs.put(b"content") == sha(b"content")
@@ -118,7 +122,7 @@ async def files_go_in_and_out_unchanged(factory: Factory, folder: Path) -> None:
         assert await blobs.put_file(str(source)) == (sha(bytes(range(256))), 256)
         await blobs.export(sha(bytes(range(256))), str(target))
     assert target.read_bytes() == bytes(range(256))
-    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == ["source", "target"]
+    assert file_names(folder) == ["source", "target"]
 
 
 async def a_discarded_blob_is_gone_for_good(factory: Factory, folder: Path) -> None:

@@ -35,7 +35,7 @@ Start = Callable[[int], Awaitable[Both]]
 async def until(true: Callable[[], bool], timeout_s: float = 8.0) -> None:
     """Wait for something that has no event; fails after `timeout_s`."""
     with trio.fail_after(timeout_s):
-        while not true():  # noqa: ASYNC110
+        while not true():
             await trio.sleep(0.01)
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from pathlib import Path
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio

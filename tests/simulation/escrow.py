@@ -1,26 +1,25 @@
-"""Escrow: the contract's ledger as a small Python model, and the `Chain` port over it.
+"""Escrow: the contract's ledger as a small Python model. Knows no node, no network and no trio.
 
-One `Ledger` is shared by all nodes of a world; each node has a `SimChain`. Blocks come at fixed
-times; facts are told one block later. The money rules are market/voucher's. `total` is what the
-checkers hold the ledger to: nothing appears, nothing vanishes.
+The state table, the guards and their names, the bonds and windows are those of contracts/src/
+Escrow.sol, line for line where it matters; tests/adapters/ethereum/test_model.py walks both at once
+and compares. Not modelled: top-ups, claims on heartbeats, equivocation, arbiters, ERC-1271.
+`total` is what the checkers hold it to: nothing appears, nothing vanishes.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
-import trio
-
-from market.errors import ChainError, ChainRefusedError, SignatureError
+from market.errors import ChainRefusedError, SignatureError
 from market.escrow import (
     Answer,
     Answered,
-    Challenge,
-    Challenged,
     ChainFact,
     ChainOrder,
+    Challenge,
+    Challenged,
     Claim,
     Claimed,
     Closed,
@@ -38,263 +37,429 @@ from market.escrow import (
 from market.signing import (
     Domain,
     agreement_id,
-    check_signer,
     digest,
     heartbeat_digest,
+    recover,
+    settlement_digest,
     voucher_digest,
 )
-from market.terms import Heartbeat, Terms, Voucher
-from market.units import UnixTime
-from market.voucher import owed, paid_up, slash_split
-from node.ports import Account, ChainBatch, ChainInfo
+from market.terms import NOBODY, Terms, Voucher
+from market.units import BPS, HOUR_S
 
 DOMAIN = Domain(31337, b"\xee" * 20)
-INFO = ChainInfo(DOMAIN, b"\x70" * 20, "TEST", 6, 1, 1, "")
+UNLIMITED = 2**128 - 1
+FOREVER = 2**40 - 1
 
 
-@dataclass
-class Locked:
-    """One live agreement on chain."""
+class Status(Enum):
+    """As the contract numbers them; an id that is not in the ledger has none."""
+
+    OPEN = 1
+    CLOSING_BY_REQUESTER = 2
+    CLOSING_BY_PROVIDER = 3
+    CHALLENGED = 4
+    CLOSED = 6
+    SLASHED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class OnChain:
+    """One live agreement. `deadline` means what the contract's does in each status."""
 
     terms: Terms
+    status: Status
     opened_at: int
-    claimed: int = 0
+    deadline: int
+    paid: int = 0
     nonce: int = 0
-    challenge_deadline: int = 0
-    closing_deadline: int = 0
-    closing_by_provider: bool = False
+    bonded: bool = True
+
+    @property
+    def end(self) -> int:
+        """The first second in which the provider cannot be held to it any more."""
+        return self.opened_at + self.terms.timing.duration_s
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the contract was deployed with, in seconds: the local chain's."""
+
+    window_min: int = 2
+    window_max: int = 3600
+    claim_window_min: int = 2
+    claim_window_max: int = 86_400
+    duration_max: int = 30 * 86_400
+
+
+def refuse(reason: str) -> ChainRefusedError:
+    """What `submit` raises."""
+    return ChainRefusedError(reason=f"Escrow_{reason}")
+
+
+def accrued(terms: Terms, seconds: int) -> int:
+    """The contract's own: not capped by the deposit, rounded down."""
+    return terms.money.price_per_hour * terms.unit_count * seconds // HOUR_S
 
 
 @dataclass
 class Ledger:
     """The contract's state. Amounts in base units, times in whole seconds."""
 
-    now: Callable[[], UnixTime]
-    block_s: float = 1.0
+    domain: Domain = DOMAIN
+    limits: Limits = Limits()
     free: dict[bytes, int] = field(default_factory=dict)
     stake: dict[bytes, int] = field(default_factory=dict)
-    operators: dict[bytes, bytes] = field(default_factory=dict)
+    allowances: dict[tuple[bytes, bytes], tuple[int, int]] = field(default_factory=dict)
     units: dict[bytes, int] = field(default_factory=dict)
-    live: dict[bytes, Locked] = field(default_factory=dict)
-    over: set[bytes] = field(default_factory=set)
+    live: dict[bytes, OnChain] = field(default_factory=dict)
+    over: dict[bytes, Status] = field(default_factory=dict)
     burned: int = 0
-    blocks: list[tuple[int, tuple[ChainFact, ...]]] = field(default_factory=list)
-    _pending: list[ChainFact] = field(default_factory=list)
+    _executed: int = 0
+    _said: list[ChainFact] = field(default_factory=list)
+    _at: int = 0
+    _sender: bytes = NOBODY
+    _tx: bytes = b""
+
+    # The wallets' own calls.
+
+    def deposit(self, wallet: bytes, amount: int) -> None:
+        """Money from outside."""
+        self._credit(wallet, amount)
+
+    def lock_stake(self, wallet: bytes, amount: int) -> None:
+        """Free balance to stake."""
+        self._take_free(wallet, amount)
+        self.stake[wallet] = self.stake.get(wallet, 0) + amount
+
+    def authorise(
+        self, wallet: bytes, operator: bytes, allowance: int = UNLIMITED, expiry: int = FOREVER
+    ) -> None:
+        """Let a node's key lock the wallet's money."""
+        self.allowances[wallet, operator] = (allowance, expiry)
 
     def total(self) -> int:
         """Every base unit there is."""
         locked = sum(
-            one.terms.money.deposit - one.claimed + one.terms.money.bond
-            + one.terms.money.collateral
+            one.terms.money.deposit - one.paid + one.terms.money.collateral
+            + (one.terms.money.bond if one.bonded else 0)
             for one in self.live.values()
         )  # fmt: skip
         return sum(self.free.values()) + sum(self.stake.values()) + locked + self.burned
 
-    async def mine(self) -> None:
-        """A block every `block_s`, for ever."""
-        while True:
-            await trio.sleep(self.block_s)
-            self.blocks.append((int(self.now()), tuple(self._pending)))
-            self._pending.clear()
+    def locked(self, wallet: bytes) -> int:
+        """The stake that live agreements of this provider hold."""
+        return sum(
+            one.terms.money.collateral
+            for one in self.live.values()
+            if one.terms.parties.provider == wallet
+        )
 
-    def execute(self, order: ChainOrder) -> bytes:
-        """Carry out one order now. Raises ChainRefusedError."""
-        tx = digest(order)
-        at = int(self.now())
+    # The nodes' orders.
+
+    def execute(
+        self, order: ChainOrder, sender: bytes, at: int
+    ) -> tuple[bytes, tuple[ChainFact, ...]]:
+        """Carry out one order in a block of time `at`: its transaction's hash and its facts.
+
+        Raises ChainRefusedError, and then nothing has changed.
+        """
+        self._executed += 1
+        self._sender, self._at, self._said = sender, at, []
+        self._tx = hashlib.sha256(digest(order) + self._executed.to_bytes(8, "big")).digest()
+        before = (
+            dict(self.free), dict(self.stake), dict(self.allowances), dict(self.units),
+            dict(self.live), dict(self.over), self.burned,
+        )  # fmt: skip
+        try:
+            self._perform(order)
+        except ChainRefusedError:
+            (
+                self.free, self.stake, self.allowances, self.units,
+                self.live, self.over, self.burned,
+            ) = before  # fmt: skip
+            raise
+        return self._tx, tuple(self._said)
+
+    def _perform(self, order: ChainOrder) -> None:
         if isinstance(order, Open):
-            self._open(order, at, tx)
-            return tx
-        id_ = agreement_id(order.terms, DOMAIN)
-        one = self.live.get(id_)
-        if one is None:
-            raise ChainRefusedError(reason="Escrow_WrongStatus")
+            self._open(order)
+            return
+        id_ = agreement_id(order.terms, self.domain)
         match order:
             case Claim(voucher=voucher, signature=signature):
-                self._claim(id_, one, voucher, signature, at)
-                self._say(Claimed(id_, one.claimed, tx))
+                if not self._take_voucher(id_, voucher, signature):
+                    raise refuse("NothingToClaim")
             case Settle(voucher=voucher, signature=signature):
-                self._settle(id_, one, voucher, signature, at, tx)
-            case ProviderClose():
-                self._begin(id_, one, at, by_provider=True, tx=tx)
-            case RequesterClose():
-                self._begin(id_, one, at, by_provider=False, tx=tx)
-            case Finalize():
-                ended = one.opened_at + one.terms.timing.duration_s
-                ended += one.terms.timing.claim_window_s
-                deadline = one.closing_deadline or ended
-                if at <= deadline or one.nonce:
-                    raise ChainRefusedError(reason="Escrow_TooEarly")
-                self._close(id_, one, 0, tx)
-            case Challenge(voucher=voucher, signature=signature, nonce=nonce):
-                self._challenge(id_, one, voucher, signature, nonce, at, tx)
-            case Answer(heartbeat=heartbeat, signature=signature):
-                self._answer(id_, one, heartbeat, signature, at, tx)
-            case Slash():
-                if not one.nonce or at <= one.challenge_deadline:
-                    raise ChainRefusedError(reason="Escrow_TooEarly")
-                split = slash_split(one.terms.money)
-                slashed = split.to_victim + split.burned
-                self._say(Slashed(id_, slashed, split.to_victim, split.burned, tx))
-                self._close(id_, one, slashed, tx)
+                self._only(order.terms, provider=True)
+                self._take_voucher(id_, voucher, signature)
+                if voucher.last:
+                    self._close(id_, Status.CLOSED, 0)
+                else:
+                    self._close_by_provider(id_)
             case CloseSigned():
-                raise ChainRefusedError(reason="Escrow_NotModelled")
-        return tx
+                self._close_signed(id_, order)
+            case RequesterClose():
+                self._only(order.terms, provider=False)
+                self._in(id_, Status.OPEN)
+                deadline = self._at + order.terms.timing.claim_window_s
+                self._change(id_, status=Status.CLOSING_BY_REQUESTER, deadline=deadline)
+                self._say(Closing(id_, False, deadline, self._tx))
+            case ProviderClose():
+                self._only(order.terms, provider=True)
+                self._close_by_provider(id_)
+            case Finalize():
+                self._finalize(id_)
+            case Challenge():
+                self._challenge(id_, order)
+            case Answer():
+                self._answer(id_, order)
+            case Slash():
+                one = self._in(id_, Status.CHALLENGED)
+                self._not_before(one.deadline + 1)
+                money = one.terms.money
+                self._close(id_, Status.SLASHED, money.collateral * money.slash_bps // BPS)
 
-    def _open(self, order: Open, at: int, tx: bytes) -> None:
-        terms, money = order.terms, order.terms.money
-        id_ = agreement_id(terms, DOMAIN)
-        p = terms.parties
+    def _open(self, order: Open) -> None:
+        terms, parties, money = order.terms, order.terms.parties, order.terms.money
+        self._check_terms(terms)
+        id_ = agreement_id(terms, self.domain)
         if id_ in self.live or id_ in self.over:
-            raise ChainRefusedError(reason="Escrow_AlreadyOpened")
-        self._signed(id_, order.requester_signature, p.requester_signer)
-        self._signed(id_, order.provider_signature, p.provider_signer)
-        if self.operators.get(p.requester_signer) != p.requester:
-            raise ChainRefusedError(reason="Escrow_NotAuthorised")
-        if at > terms.timing.open_by_s:
-            raise ChainRefusedError(reason="Escrow_TooLate")
-        if self.units.get(p.provider, 0) & terms.units:
-            raise ChainRefusedError(reason="Escrow_UnitTaken")
+            raise refuse("WrongStatus")
         needed = money.deposit + money.bond
-        if self.free.get(p.requester, 0) < needed:
-            raise ChainRefusedError(reason="Escrow_InsufficientBalance")
-        if self.stake.get(p.provider, 0) < money.collateral:
-            raise ChainRefusedError(reason="Escrow_InsufficientStake")
-        self.free[p.requester] -= needed
-        self.stake[p.provider] -= money.collateral
-        self.units[p.provider] = self.units.get(p.provider, 0) | terms.units
-        self.live[id_] = Locked(terms, at)
-        self._say(Opened(id_, at, tx))
+        self._spend(
+            parties.requester, parties.requester_signer, needed, id_, order.requester_signature
+        )
+        self._spend(
+            parties.provider, parties.provider_signer, money.collateral, id_,
+            order.provider_signature,
+        )  # fmt: skip
+        if self.units.get(parties.provider, 0) & terms.units:
+            raise refuse("UnitsTaken")
+        self.units[parties.provider] = self.units.get(parties.provider, 0) | terms.units
+        self._take_free(parties.requester, needed)
+        if self.stake.get(parties.provider, 0) < money.collateral:
+            raise refuse("InsufficientStake")
+        self.stake[parties.provider] = self.stake.get(parties.provider, 0) - money.collateral
+        grace = self._at + terms.timing.start_grace_s
+        self.live[id_] = OnChain(terms, Status.OPEN, self._at, grace)
+        self._say(Opened(id_, self._at, self._tx))
 
-    def _claim(self, id_: bytes, one: Locked, voucher: Voucher, signature: bytes, at: int) -> None:
-        if voucher.agreement != id_:
-            raise ChainRefusedError(reason="Escrow_WrongAgreement")
-        signer = one.terms.parties.requester_signer
-        self._signed(voucher_digest(voucher, DOMAIN), signature, signer)
-        payable = min(voucher.amount, owed(one.terms, at - one.opened_at))
-        drawn = max(0, payable - one.claimed)
-        one.claimed += drawn
-        self._credit(one.terms.parties.provider, drawn)
+    def _check_terms(self, terms: Terms) -> None:
+        p, m, t, limits = terms.parties, terms.money, terms.timing, self.limits
+        if self._at > t.open_by_s:
+            raise refuse("OpenByPassed")
+        named = (p.requester, p.provider, p.requester_signer, p.provider_signer)
+        if NOBODY in named or p.requester == p.provider:
+            raise refuse("BadTerms")
+        if max(m.slash_bps, m.victim_share_bps, m.equivocation_bps) > BPS or not terms.units:
+            raise refuse("BadTerms")
+        if not 0 < t.duration_s <= limits.duration_max or t.start_grace_s > limits.duration_max:
+            raise refuse("BadTerms")
+        if not limits.window_min <= t.window_s <= limits.window_max:
+            raise refuse("BadTerms")
+        if not limits.claim_window_min <= t.claim_window_s <= limits.claim_window_max:
+            raise refuse("BadTerms")
+        assert p.arbiter == NOBODY, "arbiters are not modelled"
 
-    def _settle(
-        self, id_: bytes, one: Locked, voucher: Voucher, signature: bytes, at: int, tx: bytes
-    ) -> None:
-        if one.nonce:
-            raise ChainRefusedError(reason="Escrow_Challenged")
-        self._claim(id_, one, voucher, signature, at)
-        over = at >= one.opened_at + one.terms.timing.duration_s
-        requester_closes = one.closing_deadline and not one.closing_by_provider
-        if voucher.last or over or requester_closes:
-            self._close(id_, one, 0, tx)
+    def _take_voucher(self, id_: bytes, voucher: Voucher, signature: bytes) -> bool:
+        one = self._alive(id_)
+        self._names(voucher.agreement, id_)
+        p = one.terms.parties
+        by = self._signer(voucher_digest(voucher, self.domain), signature)
+        if by not in (p.requester_signer, p.requester):
+            raise refuse("BadSignature")
+        payable = min(voucher.amount, self._payable(one))
+        if payable <= one.paid:
+            return False
+        self._pay(id_, payable)
+        return True
+
+    def _payable(self, one: OnChain) -> int:
+        elapsed = min(self._at, one.end) - one.opened_at
+        return min(one.terms.money.deposit, accrued(one.terms, elapsed))
+
+    def _pay(self, id_: bytes, paid: int) -> None:
+        one = self.live[id_]
+        self._credit(one.terms.parties.provider, paid - one.paid)
+        self._change(id_, paid=paid)
+        self._say(Claimed(id_, paid, self._tx))
+
+    def _close_by_provider(self, id_: bytes) -> None:
+        one = self._in(
+            id_, Status.OPEN, Status.CLOSING_BY_REQUESTER, Status.CLOSING_BY_PROVIDER
+        )  # fmt: skip
+        closing = one.status is Status.CLOSING_BY_PROVIDER
+        uncontested = one.status is Status.CLOSING_BY_REQUESTER or self._at >= one.end
+        if uncontested or (closing and self._at > one.deadline):
+            self._close(id_, Status.CLOSED, 0)
+            return
+        if closing:
+            raise refuse("TooEarly")
+        deadline = max(self._at, one.deadline) + one.terms.timing.window_s
+        self._change(id_, status=Status.CLOSING_BY_PROVIDER, deadline=deadline)
+        self._say(Closing(id_, True, deadline, self._tx))
+
+    def _close_signed(self, id_: bytes, order: CloseSigned) -> None:
+        one = self._alive(id_)
+        p, money, settlement = one.terms.parties, one.terms.money, order.settlement
+        self._names(settlement.agreement, id_)
+        named = settlement_digest(settlement, self.domain)
+        most = money.deposit
+        if settlement.slashed:
+            self._either(p.requester, p.requester, named, order.requester_signature)
+            self._either(p.provider, p.provider, named, order.provider_signature)
+            self._in_range(settlement.slashed, 0, money.collateral)
         else:
-            self._begin(id_, one, at, by_provider=True, tx=tx)
+            hot = not self._either(
+                p.requester, p.requester_signer, named, order.requester_signature
+            )
+            self._either(p.provider, p.provider_signer, named, order.provider_signature)
+            most = max(one.paid, self._payable(one)) if hot else most
+        self._in_range(settlement.paid, one.paid, most)
+        if settlement.paid > one.paid:
+            self._pay(id_, settlement.paid)
+        status = Status.SLASHED if settlement.slashed else Status.CLOSED
+        self._close(id_, status, settlement.slashed)
 
-    def _begin(self, id_: bytes, one: Locked, at: int, *, by_provider: bool, tx: bytes) -> None:
-        if one.closing_deadline or one.nonce:
-            raise ChainRefusedError(reason="Escrow_WrongStatus")
-        timing = one.terms.timing
-        one.closing_deadline = at + (timing.window_s if by_provider else timing.claim_window_s)
-        one.closing_by_provider = by_provider
-        self._say(Closing(id_, by_provider, one.closing_deadline, tx))
+    def _finalize(self, id_: bytes) -> None:
+        one = self._alive(id_)
+        if one.status is Status.CHALLENGED:
+            raise refuse("WrongStatus")
+        unended = one.end + one.terms.timing.claim_window_s
+        self._not_before((unended if one.status is Status.OPEN else one.deadline) + 1)
+        self._close(id_, Status.CLOSED, 0)
 
-    def _challenge(
-        self, id_: bytes, one: Locked, voucher: Voucher, signature: bytes, nonce: int, at: int,
-        tx: bytes,
-    ) -> None:  # fmt: skip
-        if one.nonce or (one.closing_deadline and not one.closing_by_provider):
-            raise ChainRefusedError(reason="Escrow_WrongStatus")
-        if at >= one.opened_at + one.terms.timing.duration_s:
-            raise ChainRefusedError(reason="Escrow_Ended")
-        self._claim(id_, one, voucher, signature, at)
-        if one.claimed < paid_up(one.terms, at - one.opened_at):
-            raise ChainRefusedError(reason="Escrow_NotPaidUp")
-        one.nonce = nonce
-        one.challenge_deadline = at + one.terms.timing.window_s
-        one.closing_deadline, one.closing_by_provider = 0, False
-        self._say(Challenged(id_, nonce, one.challenge_deadline, tx))
+    def _challenge(self, id_: bytes, order: Challenge) -> None:
+        self._only(order.terms, provider=False)
+        one = self._in(id_, Status.OPEN, Status.CLOSING_BY_PROVIDER)
+        timing, not_before = one.terms.timing, one.deadline
+        if one.status is Status.CLOSING_BY_PROVIDER:
+            self._not_after(one.deadline)
+            not_before = one.deadline - timing.window_s
+        self._not_before(not_before)
+        self._not_after(one.end - 1)
+        if order.nonce in (0, one.nonce):
+            raise refuse("BadNonce")
+        self._take_voucher(id_, order.voucher, order.signature)
+        due = accrued(one.terms, self._at - one.opened_at - timing.start_grace_s)
+        if self.live[id_].paid < due:
+            raise refuse("NotPaidUp")
+        self._lock_bond(one)
+        deadline = self._at + timing.window_s
+        self._change(
+            id_, status=Status.CHALLENGED, deadline=deadline, nonce=order.nonce, bonded=True
+        )
+        self._say(Challenged(id_, order.nonce, deadline, self._tx))
 
-    def _answer(
-        self, id_: bytes, one: Locked, heartbeat: Heartbeat, signature: bytes, at: int, tx: bytes
-    ) -> None:
-        if not one.nonce or heartbeat.challenge != one.nonce or at > one.challenge_deadline:
-            raise ChainRefusedError(reason="Escrow_WrongAnswer")
-        signer = one.terms.parties.provider_signer
-        self._signed(heartbeat_digest(heartbeat, DOMAIN), signature, signer)
-        one.nonce, one.challenge_deadline = 0, 0
-        self._say(Answered(id_, tx))
+    def _lock_bond(self, one: OnChain) -> None:
+        if one.bonded:
+            return
+        wallet, bond = one.terms.parties.requester, one.terms.money.bond
+        if self._sender != wallet:
+            self._use_allowance(wallet, self._sender, bond)
+        self._take_free(wallet, bond)
 
-    def _close(self, id_: bytes, one: Locked, slashed: int, tx: bytes) -> None:
+    def _answer(self, id_: bytes, order: Answer) -> None:
+        one = self._in(id_, Status.CHALLENGED)
+        self._not_after(one.deadline)
+        if order.heartbeat.challenge != one.nonce:
+            raise refuse("BadNonce")
+        self._names(order.heartbeat.agreement, id_)
+        p = one.terms.parties
+        by = self._signer(heartbeat_digest(order.heartbeat, self.domain), order.signature)
+        if by not in (p.provider_signer, p.provider):
+            raise refuse("BadSignature")
+        self._credit(p.provider, one.terms.money.bond)
+        deadline = self._at + one.terms.timing.window_s
+        self._change(id_, status=Status.OPEN, deadline=deadline, bonded=False)
+        self._say(Answered(id_, self._tx))
+
+    def _close(self, id_: bytes, status: Status, slashed: int) -> None:
+        one = self.live.pop(id_)
+        self.over[id_] = status
         parties, money = one.terms.parties, one.terms.money
-        refunded = money.deposit - one.claimed
-        to_victim = slash_split(money).to_victim if slashed else 0
-        self._credit(parties.requester, refunded + money.bond + to_victim)
-        back = money.collateral - slashed
-        self.stake[parties.provider] = self.stake.get(parties.provider, 0) + back
+        refunded = money.deposit - one.paid
+        to_victim = slashed * money.victim_share_bps // BPS
+        self._credit(parties.requester, refunded + to_victim + (money.bond if one.bonded else 0))
+        self.stake[parties.provider] += money.collateral - slashed
         self.burned += slashed - to_victim
         self.units[parties.provider] &= ~one.terms.units
-        del self.live[id_]
-        self.over.add(id_)
-        self._say(Closed(id_, one.claimed, refunded, tx))
+        if status is Status.SLASHED:
+            self._say(Slashed(id_, slashed, to_victim, slashed - to_victim, self._tx))
+        self._say(Closed(id_, one.paid, refunded, self._tx))
+
+    # Who may, who signed.
+
+    def _only(self, terms: Terms, *, provider: bool) -> None:
+        p = terms.parties
+        who = (p.provider, p.provider_signer) if provider else (p.requester, p.requester_signer)
+        if self._sender not in who:
+            raise refuse("NotParty")
+
+    def _signer(self, named: bytes, signature: bytes) -> bytes:
+        if not signature:
+            return self._sender
+        try:
+            return recover(named, signature)
+        except SignatureError:
+            return b""
+
+    def _either(self, wallet: bytes, hot: bytes, named: bytes, signature: bytes) -> bool:
+        by = self._signer(named, signature)
+        if by not in (wallet, hot):
+            raise refuse("BadSignature")
+        return by == wallet
+
+    def _spend(self, wallet: bytes, hot: bytes, amount: int, named: bytes, sig: bytes) -> None:
+        if not self._either(wallet, hot, named, sig):
+            self._use_allowance(wallet, hot, amount)
+
+    def _use_allowance(self, wallet: bytes, operator: bytes, amount: int) -> None:
+        allowance, expiry = self.allowances.get((wallet, operator), (0, 0))
+        if expiry < self._at or allowance < amount:
+            raise refuse("NotAuthorised")
+        if allowance != UNLIMITED:
+            self.allowances[wallet, operator] = (allowance - amount, expiry)
+
+    # Steps and guards.
+
+    def _alive(self, id_: bytes) -> OnChain:
+        if id_ not in self.live:
+            raise refuse("WrongStatus")
+        return self.live[id_]
+
+    def _in(self, id_: bytes, *statuses: Status) -> OnChain:
+        one = self._alive(id_)
+        if one.status not in statuses:
+            raise refuse("WrongStatus")
+        return one
+
+    def _change(self, id_: bytes, **fields: object) -> None:
+        self.live[id_] = replace(self.live[id_], **fields)  # type: ignore[arg-type]
+
+    def _names(self, given: bytes, id_: bytes) -> None:
+        if given != id_:
+            raise refuse("WrongAgreement")
+
+    def _not_before(self, first: int) -> None:
+        if self._at < first:
+            raise refuse("TooEarly")
+
+    def _not_after(self, last: int) -> None:
+        if self._at > last:
+            raise refuse("TooLate")
+
+    def _in_range(self, amount: int, low: int, high: int) -> None:
+        if not low <= amount <= high:
+            raise refuse("AmountOutOfRange")
+
+    def _take_free(self, wallet: bytes, amount: int) -> None:
+        if self.free.get(wallet, 0) < amount:
+            raise refuse("InsufficientFree")
+        self.free[wallet] = self.free.get(wallet, 0) - amount
 
     def _credit(self, wallet: bytes, amount: int) -> None:
         self.free[wallet] = self.free.get(wallet, 0) + amount
 
     def _say(self, fact: ChainFact) -> None:
-        self._pending.append(fact)
-
-    @staticmethod
-    def _signed(named: bytes, signature: bytes, signer: bytes) -> None:
-        try:
-            check_signer(named, signature, signer)
-        except SignatureError:
-            raise ChainRefusedError(reason="Escrow_BadSignature") from None
-
-
-class SimChain:
-    """One node's view of the ledger, with transactions and answers that get lost."""
-
-    def __init__(self, ledger: Ledger, rng: random.Random, loss: float = 0.0) -> None:
-        self._ledger = ledger
-        self._rng = rng
-        self.loss = loss
-
-    @property
-    def info(self) -> ChainInfo:
-        """Fixed."""
-        return INFO
-
-    async def submit(self, order: ChainOrder) -> bytes:
-        """Mined after a while; lost before it arrives, or the answer lost after it."""
-        await trio.sleep(self._ledger.block_s * self._rng.random())
-        if self._rng.random() < self.loss:
-            raise ChainError("the transaction was lost")
-        tx = self._ledger.execute(order)
-        await trio.sleep(self._ledger.block_s)
-        if self._rng.random() < self.loss:
-            raise ChainError("the receipt was lost")
-        return tx
-
-    async def facts(self, after_block: int) -> AsyncIterator[ChainBatch]:
-        """Block by block."""
-        block = after_block
-        while True:
-            while block < len(self._ledger.blocks):
-                at_s, facts = self._ledger.blocks[block]
-                block += 1
-                yield ChainBatch(block, at_s, facts)
-            await trio.sleep(self._ledger.block_s / 2)
-            if self._rng.random() < self.loss / 4:
-                raise ChainError("the connection was lost")
-
-    async def account(self, wallet: bytes, operator: bytes) -> Account:
-        """The ledger's rows."""
-        ledger = self._ledger
-        locked = sum(
-            one.terms.money.collateral
-            for one in ledger.live.values()
-            if one.terms.parties.provider == wallet
-        )
-        free = ledger.free.get(wallet, 0)
-        return Account(
-            wallet, free, ledger.stake.get(wallet, 0), locked, 0, 0, free, 2**40 - 1, 0, 0,
-            ledger.units.get(wallet, 0),
-        )  # fmt: skip
+        self._said.append(fact)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container
-from pathlib import Path
 
 import coincurve
 import trio
@@ -143,14 +142,13 @@ class MemoryBlobs:
 
     async def put_file(self, path: str) -> tuple[bytes, int]:
         try:
-            data = Path(path).read_bytes()
+            data = await trio.Path(path).read_bytes()
         except FileNotFoundError as problem:
             raise NotFoundError(f"{path} is not there") from problem
         return await self.put(data), len(data)
 
     async def export(self, hash_: bytes, path: str) -> None:
-        await trio.lowlevel.checkpoint()
-        Path(path).write_bytes(self._complete(hash_))
+        await trio.Path(path).write_bytes(self._complete(hash_))
 
     async def discard(self, hash_: bytes) -> None:
         await trio.lowlevel.checkpoint()
@@ -214,7 +212,7 @@ class SimSigner:
             once = PrivateKey(seed)
             reader = VerifyKey(peer).to_curve25519_public_key()
             nonce = _nonce(bytes(once.public_key), bytes(reader))
-            return bytes(once.public_key) + Box(once, reader).encrypt(data, nonce).ciphertext
+            return bytes(once.public_key) + bytes(Box(once, reader).encrypt(data, nonce).ciphertext)
         except (CryptoError, ValueError) as problem:
             raise SignatureError("nothing can be sealed for this peer: no such key") from problem
 

@@ -10,7 +10,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -21,8 +21,9 @@ from node.app import run_node
 from node.config import Config, Selling, devnet_rules
 from node.control import Control
 from node.ports import Ports
-from tests.simulation.escrow import Ledger, SimChain
+from tests.simulation.chain import Blocks, SimChain
 from tests.simulation.devices import SimClock, SimDevices, SimEntropy
+from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
 from tests.simulation.sandbox import SimSandbox
@@ -67,7 +68,7 @@ class Machine:
         ports = Ports(
             gossip=link,
             link=link,
-            chain=SimChain(self.world.ledger, rng, self.world.chain_loss),
+            chain=SimChain(self.world.blocks, self.signer.operator, rng, self.world.chain_loss),
             sandbox=self.sandbox,
             devices=SimDevices(self.units),
             blobs=self.blobs,
@@ -77,7 +78,9 @@ class Machine:
             clock=self.world.clock,
             entropy=SimEntropy(rng),
         )
-        config = Config("sim", self.wallet, devnet_rules(), self.selling)
+        # Half the live node's beats: as true, and twice as many worlds in the same time.
+        rules = replace(devnet_rules(), tick_s=0.5)
+        config = Config("sim", self.wallet, rules, self.selling)
         with trio.CancelScope() as self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(link.run)
@@ -111,7 +114,8 @@ class World:
         self.rng = random.Random(seed)
         self.clock = SimClock()
         self.wire = Wire(random.Random(self.rng.random()), loss)
-        self.ledger = Ledger(self.clock.now)
+        self.ledger = Ledger()
+        self.blocks = Blocks(self.ledger, self.clock.now)
         self.chain_loss = chain_loss
         self.machines: dict[str, Machine] = {}
         self.nursery: trio.Nursery
@@ -122,11 +126,12 @@ class World:
         selling = Selling(price, collateral_per_unit=MILLION) if units else None
         machine = Machine(name, self, selling, units)
         self.machines[name] = machine
-        self.ledger.operators[machine.signer.operator] = machine.wallet
+        self.ledger.authorise(machine.wallet, machine.signer.operator)
         amount = 100 * MILLION
         self.minted += amount
-        into = self.ledger.stake if units else self.ledger.free
-        into[machine.wallet] = amount
+        self.ledger.deposit(machine.wallet, amount)
+        if units:
+            self.ledger.lock_stake(machine.wallet, amount)
         return machine
 
     async def submit(self, machine: Machine, command: str, **changes: object) -> bytes:
@@ -207,6 +212,6 @@ async def open_world(
     world = World(seed, loss=loss, chain_loss=chain_loss)
     async with trio.open_nursery() as nursery:
         world.nursery = nursery
-        nursery.start_soon(world.ledger.mine)
+        nursery.start_soon(world.blocks.mine)
         yield world
         nursery.cancel_scope.cancel()

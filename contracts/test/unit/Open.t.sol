@@ -229,6 +229,20 @@ contract OpenTest is Base {
         assertEq(left, 1e6, "a refund restores no allowance");
     }
 
+    function test_open_AnUnauthorisedSignerMayNotEvenLockNothing() public {
+        IEscrow.Terms memory terms = makeTerms();
+        terms.money.collateral = 0;
+        bytes32 id = escrow.agreementId(terms);
+        bytes memory a = sign(requesterKey, id);
+        bytes memory b = sign(providerHotKey, id);
+        vm.expectRevert(
+            abi.encodeWithSelector(
+                IEscrow.Escrow_NotAuthorised.selector, provider, providerHot, 0, 0
+            )
+        );
+        escrow.open(terms, a, b);
+    }
+
     function test_open_ByContractWallet() public {
         Wallet wallet = new Wallet(vm.addr(0xC1));
         fund(address(wallet), 50e6);

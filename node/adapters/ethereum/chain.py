@@ -161,7 +161,7 @@ async def open_chain(config: ChainConfig, operator_key: bytes) -> AsyncIterator[
         if found != config.chain_id:
             raise ChainError(
                 f"the RPC endpoint is on chain {found}, the configuration says {config.chain_id}",
-                hint="point rpc_urls at the right network",
+                hint="point rpc at the right network",
             )
         code = raw(await rpc.ask("eth_getCode", Web3.to_checksum_address(config.escrow), "latest"))
         if not code:

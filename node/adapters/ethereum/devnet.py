@@ -82,7 +82,7 @@ async def run_devnet(
     if block_time_s:
         command += ["--block-time", str(block_time_s)]
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: ASYNC220  # a fork, and it must get the death signal
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, preexec_fn=_dies_with_parent,
         )  # fmt: skip

@@ -67,7 +67,7 @@ class Rpc:
             self._preferred = index
             return result
         raise ChainError(
-            f"no RPC endpoint answers ({trouble})", hint="check rpc_urls in the configuration"
+            f"no RPC endpoint answers ({trouble})", hint="check rpc in the configuration"
         )
 
     async def _ask_one(self, url: str, method: str, params: tuple[object, ...]) -> Any:

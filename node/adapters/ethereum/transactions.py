@@ -74,7 +74,7 @@ class Sender:
         most = min(2 * base + TIP_WEI, self._fee_cap_wei)
         if most < base:
             raise ChainError(
-                "gas costs more than the configured cap", hint="wait, or raise fee_cap_gwei"
+                "gas costs more than the configured cap", hint="wait until gas is cheaper"
             )
         return most, min(TIP_WEI, most)
 

@@ -154,6 +154,8 @@ def _load(
     text = _read(path)
     try:
         key = unwrap(text)
+        if len(key) != 32:
+            raise ValueError("coincurve would fill up a shorter one")
         check(key)
     except Exception:  # parsers quote what they cannot read, and it may be the key: no `from`
         raise MarketError(

@@ -44,5 +44,6 @@ def open_at(directory: int, path: str, flags: int, resolve: int, mode: int = 0) 
 
 def open_strict(directory: int, path: str, flags: int) -> int:
     """Open beneath the directory: no link of any kind, no other mount, no waiting for a FIFO."""
-    flags |= os.O_NONBLOCK | os.O_NOCTTY
+    if not flags & os.O_PATH:
+        flags |= os.O_NONBLOCK | os.O_NOCTTY
     return open_at(directory, path, flags, BENEATH | NO_SYMLINKS | NO_MAGICLINKS | NO_XDEV)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from market.units import MIB
 from node.adapters.oci import seccomp
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.settings import RANGE, USER
@@ -19,7 +18,7 @@ GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; ex
 """The first process: waits until the node has verified the container, then stays as its init."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CPU_PERIOD_US = 100_000
+CPU_PERIOD_US = 100_000
 
 _MASKED = (
     "/proc/acpi",
@@ -59,10 +58,11 @@ class Plan:
     cpus: int
     pids: int
     files: int
+    locked_bytes: int  # pinned buffers; the memory limit counts them too
     tmp_bytes: int
     volumes: tuple[tuple[str, str], ...]
-    edits: Edits = Edits()
-    cgroup_namespace: bool = True
+    edits: Edits
+    cgroup_namespace: bool
 
 
 def environment(
@@ -120,7 +120,7 @@ def _process(plan: Plan) -> dict[str, Any]:
     limits = {
         "RLIMIT_NOFILE": plan.files,
         "RLIMIT_CORE": 0,
-        "RLIMIT_MEMLOCK": 64 * MIB,  # pinned buffers; the memory limit counts them too
+        "RLIMIT_MEMLOCK": plan.locked_bytes,
         "RLIMIT_MSGQUEUE": 819_200,
     }
     return {
@@ -177,6 +177,6 @@ def _resources(plan: Plan) -> dict[str, Any]:
     return {
         "devices": devices,
         "memory": {"limit": plan.memory_bytes, "swap": plan.memory_bytes},
-        "cpu": {"quota": plan.cpus * _CPU_PERIOD_US, "period": _CPU_PERIOD_US},
+        "cpu": {"quota": plan.cpus * CPU_PERIOD_US, "period": CPU_PERIOD_US},
         "pids": {"limit": plan.pids},
     }

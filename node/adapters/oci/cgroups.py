@@ -58,6 +58,11 @@ class Cgroup:
         """A count, or `max`."""
         return self._file("pids", "pids.max")
 
+    @property
+    def cpu_limit_file(self) -> Path:
+        """Microseconds per period: the first number, or `max` or -1 for no limit."""
+        return self._file("cpu", "cpu.max" if self.v2 else "cpu.cfs_quota_us")
+
     def pids(self) -> tuple[int, ...]:
         """The processes of the job now."""
         return tuple(int(line) for line in _read(self.processes_file).split())
@@ -114,7 +119,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the emptied groups. A group that is still busy stays."""
-        for controller in ("",) if self.v2 else (*_V1, "systemd"):
+        for controller in ("",) if self.v2 else (*_V1, "systemd", "unified"):
             directory = self._file(controller, "")
             for attempt in range(20):
                 try:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from market.errors import SandboxError
-from node.adapters.oci import beneath
+from node.adapters.oci import beneath, tars
 
 ENTRIES_MAX = 100_000  # looked at in one tree; a hostile one could be deeper than patience
 DEPTH_MAX = 32
@@ -235,8 +235,8 @@ def unpack_files(source: IO[bytes], root: int, uid: int, bytes_max: int) -> None
     """
     left = bytes_max
     try:
-        with tarfile.open(fileobj=source, mode="r|") as tar:
-            for count, entry in enumerate(tar):
+        with tars.stream(source) as tar:
+            for count, entry in enumerate(tars.entries(tar)):
                 parts = [part for part in entry.name.split("/") if part not in ("", ".")]
                 if ".." in parts or entry.name.startswith("/") or "\0" in entry.name:
                     raise SandboxError(f"the archive holds the path {entry.name[:200]!r}")

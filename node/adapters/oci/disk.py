@@ -19,13 +19,14 @@ _COMMAND_S = 120.0  # mkfs of a terabyte on a slow disk takes a quarter of this
 _LIVE_BYTES = 32 * MIB  # bundle, secrets and the runtime's state; 128 variables of 8 KiB fit
 
 
-def command(*arguments: str) -> str:
+def command(*arguments: str, cwd: Path | None = None) -> str:
     """Run one of the system's own programs. Raises SandboxError with what it said."""
     try:
         done = subprocess.run(
             arguments,
             stdin=subprocess.DEVNULL,
             capture_output=True,
+            cwd=cwd,
             timeout=_COMMAND_S,
             check=False,
         )
@@ -78,14 +79,17 @@ def _searchable(point: Path) -> None:
             directory.chmod(mode | 0o001)
 
 
-def mount_root(point: Path, layers: tuple[Path, ...]) -> None:
-    """The layers, topmost first, as one read-only tree."""
+def mount_root(point: Path, base: Path, layers: tuple[Path, ...]) -> None:
+    """The layers, topmost first, as one read-only tree.
+
+    They are named from `base`, because the job can read the options of its own root.
+    """
     if is_mounted(point):
         return
     point.mkdir(parents=True, exist_ok=True)
-    lower = ":".join(map(str, layers))
+    lower = ":".join(str(layer.relative_to(base)) for layer in layers)
     options = f"ro,nosuid,nodev,lowerdir={lower}"
-    command("mount", "-t", "overlay", "-o", options, "gridsouk", str(point))
+    command("mount", "-t", "overlay", "-o", options, "gridsouk", str(point), cwd=base)
 
 
 def mount_volume(image: Path, point: Path, size_mib: int) -> None:

@@ -7,10 +7,12 @@ each job as it is. One task at a time works on one job. Knows no agreement and n
 from __future__ import annotations
 
 import json
+import os
+import resource
 import shutil
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +24,7 @@ from market.errors import CodecError, SandboxError
 from market.limits import ENV_BYTES_MAX, ENVS_MAX, FILES_MAX
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import bundle, cdi, cgroups, disk, images, launch, staging
+from node.adapters.oci import bundle, cdi, cgroups, disk, images, launch, look, staging
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.results import Results
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of, uid_base_of
@@ -30,7 +32,6 @@ from node.adapters.oci.verify import Expected
 from node.ports import Blobs, Devices, Observed, RunState, Workspace
 
 _MANIFEST_BYTES_MAX = 2 * ENVS_MAX * ENV_BYTES_MAX
-_STOP_POLL_S = 0.01
 _KILL_S = 20.0  # from SIGKILL to the exit record, on a loaded machine
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class OciSandbox:
 
     async def read_log(self, work_id: str, offset: int, limit: int) -> bytes:
         """A part of the job's output."""
-        return await _thread(_read_log, paths_of(self._settings, work_id), offset, limit)
+        return await _thread(look.read_log, paths_of(self._settings, work_id), offset, limit)
 
     async def checkpoint(self, work_id: str) -> Artifact | None:
         """A consistent tar of the checkpoint directory. Raises SandboxError."""
@@ -233,7 +234,8 @@ class OciSandbox:
             grace_s=manifest.grace_s,
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
-        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, nodes)
+        quota = plan.cpus * bundle.CPU_PERIOD_US
+        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, quota, nodes)
         launch.launch(paths, cgroup, self._settings, spec, expected)
 
     def _plan(self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...]) -> bundle.Plan:
@@ -252,7 +254,7 @@ class OciSandbox:
         return bundle.Plan(
             command=manifest.command,
             envs=bundle.environment(image.envs, fixed, given, secrets, edits),
-            cwd=image.cwd or staging.OUT,
+            cwd=staging.OUT if image.cwd in ("", "/") else image.cwd,
             hostname=f"gridsouk-{min(units, default=0)}",
             root=str(paths.root),
             cgroup=paths.cgroup,
@@ -260,7 +262,8 @@ class OciSandbox:
             memory_bytes=memory,
             cpus=manifest.cpus or settings.cpus * count,
             pids=settings.pids_max,
-            files=settings.files_max,
+            files=_allowed(resource.RLIMIT_NOFILE, settings.files_max),
+            locked_bytes=_allowed(resource.RLIMIT_MEMLOCK, memory),
             tmp_bytes=min(settings.tmp_mib * MIB, memory),
             volumes=tuple((str(paths.volume / name), inside) for inside, name in volumes),
             edits=edits,
@@ -268,48 +271,12 @@ class OciSandbox:
         )
 
     def _observe(self, paths: WorkPaths) -> Observed:
-        log_bytes = paths.log.stat().st_size if paths.log.exists() else 0
-        shim = launch.shim_pid(paths)  # asked first: its exit record comes before it lets go
-        ended = launch.read_json(paths.exit)
-        if ended is not None:
-            return Observed(
-                RunState.EXITED,
-                metered_s=ended["metered_s"],
-                exit_code=ended["code"],
-                signal=ended["signal"],
-                out_of_memory=ended["oom"],
-                timed_out=ended["timed_out"],
-                cpu_ms=ended["cpu_ms"],
-                log_bytes=log_bytes,
-            )
-        clock = launch.read_json(paths.clock)
-        if clock is None:
-            there = paths.prepared.exists()
-            return Observed(RunState.PREPARED if there else RunState.ABSENT)
-        if not shim:
-            return self._abandoned(paths, clock["seen_s"])
-        cgroup = self._cgroup(paths)
-        return Observed(
-            RunState.RUNNING,
-            metered_s=max(clock["seen_s"], time.monotonic() - clock["started"]),
-            cpu_ms=cgroup.cpu_ms(),
-            memory_bytes=cgroup.memory_bytes(),
-            gpu_ppm=self._gpu_ppm(paths),
-            log_bytes=log_bytes,
-        )
-
-    def _abandoned(self, paths: WorkPaths, seen_s: float) -> Observed:
-        """It ran, and nobody wrote how it ended: the machine or the shim died. So the job ends."""
-        self._cgroup(paths).kill()
-        record = {"code": 137, "signal": 9, "oom": False, "timed_out": False, "cpu_ms": 0}
-        draft = paths.exit.with_suffix(".lost")
-        draft.write_text(json.dumps({**record, "stopped": False, "metered_s": seen_s}))
-        draft.rename(paths.exit)
-        return self._observe(paths)
+        observed = look.look(paths, self._cgroup(paths))
+        if observed.state is RunState.RUNNING and self._uuids:
+            return replace(observed, gpu_ppm=self._gpu_ppm(paths))
+        return observed
 
     def _gpu_ppm(self, paths: WorkPaths) -> int:
-        if not self._uuids:
-            return 0
         _, units = self._load(paths)
         busy = [
             health.utilisation_ppm
@@ -322,9 +289,14 @@ class OciSandbox:
         if not await _thread(launch.ask_to_stop, paths, grace_s):
             await _thread(self._end_rest, paths)
             return
-        with trio.move_on_after(max(0.0, grace_s) + _KILL_S):
-            while await _thread(launch.shim_pid, paths):
-                await trio.sleep(_STOP_POLL_S)
+        limit_s = max(0.0, grace_s) + _KILL_S
+        shim = await _thread(launch.open_shim, paths)
+        if shim is not None:
+            try:
+                with trio.move_on_after(limit_s):
+                    await trio.lowlevel.wait_readable(shim)
+            finally:
+                os.close(shim)
         await _thread(self._end_rest, paths)
 
     def _end_rest(self, paths: WorkPaths) -> None:
@@ -362,17 +334,15 @@ class OciSandbox:
                 parent.rmdir()
             except OSError:
                 break
-        if not cgroups.known(f"/gridsouk/{self._settings.instance}"):
-            Cgroup(f"/gridsouk/{self._settings.instance}", self._v2).remove()
+        for group in (f"/gridsouk/{self._settings.instance}", "/gridsouk"):
+            if not cgroups.known(group):
+                Cgroup(group, self._v2).remove()
 
 
-def _read_log(paths: WorkPaths, offset: int, limit: int) -> bytes:
-    try:
-        with paths.log.open("rb") as file:
-            file.seek(offset)
-            return file.read(limit)
-    except OSError:
-        return b""
+def _allowed(limit: int, wanted: int) -> int:
+    """A node without CAP_SYS_RESOURCE cannot give a job more than it has itself."""
+    _, hard = resource.getrlimit(limit)
+    return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
 
 
 def _same(paths: WorkPaths, workspace: Workspace) -> bool:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from market.errors import IntegrityError, SandboxError
-from node.adapters.oci import beneath
+from node.adapters.oci import beneath, tars
 
 _JSON_BYTES_MAX = 4 * 1024 * 1024  # manifests and configurations are kilobytes
 _LAYERS_MAX = 128  # overlay and every registry stop there too
@@ -65,7 +65,7 @@ def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) 
     (draft / "rootfs").mkdir(parents=True)
     (draft / "rootfs").chmod(0o755)
     try:
-        with tarfile.open(archive, "r:") as tar:
+        with tarfile.open(archive, "r:", tarinfo=tars.StrictEntry) as tar:
             layout = _Layout(tar)
             manifest = layout.manifest()
             configuration = layout.document(manifest["config"])
@@ -150,7 +150,9 @@ class _Layout:
                 yield raw
             elif kind.endswith("gzip"):
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    yield cast(IO[bytes], _Bounded(stream, bytes_max + bytes_max // 4))
+                    yield cast(
+                        IO[bytes], _Bounded(cast(IO[bytes], stream), bytes_max + bytes_max // 4)
+                    )
             else:
                 raise SandboxError(
                     f"layers of type {kind!r} cannot be read", hint="use tar or tar+gzip"
@@ -215,8 +217,8 @@ class _Tree:
 
     def apply(self, stream: IO[bytes]) -> None:
         """Lay one layer over what is there."""
-        with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for entry in tar:
+        with tars.stream(stream) as tar:
+            for entry in tars.entries(tar):
                 self._entries_left -= 1
                 self._bytes_left -= entry.size if entry.isreg() else 0
                 if self._entries_left < 0 or self._bytes_left < 0:

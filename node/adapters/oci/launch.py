@@ -22,7 +22,8 @@ from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import OciSettings, WorkPaths
 from node.adapters.oci.verify import Expected
 
-_SHIM = Path(__file__).with_name("shim.py")
+_ROOT = Path(__file__).parents[3]
+_SHIM = "import sys; sys.path.append(sys.argv[1]); from node.adapters.oci.shim import main; main()"
 _VERIFY_S = 5.0  # between the runtime's start and the first program's exec; milliseconds
 _LINE_BYTES_MAX = 16 * 1024
 _FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
@@ -71,7 +72,7 @@ def launch(
     """Start, verify, let go. Raises SandboxError; then nothing of it runs."""
     with (paths.state / "shim.err").open("ab") as errors:
         shim = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(_SHIM), str(spec)],
+            shim_command(spec),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -90,7 +91,7 @@ def launch(
             wait_released(paths, settings.start_timeout_s)
             raise SandboxError(
                 "the container is not what was asked for: " + "; ".join(faults),
-                hint="run: souk provider doctor",
+                hint="the sandbox of this machine gives less than it promises; see docs/OPERATIONS.md",
             )
         shim.stdin.write(b"go\n")
         shim.stdin.flush()
@@ -101,15 +102,21 @@ def launch(
     paths.secrets.unlink(missing_ok=True)
 
 
+def shim_command(spec: Path) -> list[str]:
+    """How a shim is run: isolated, without the node's packages and its user's settings."""
+    return [sys.executable, "-I", "-S", "-c", _SHIM, str(_ROOT), str(spec)]
+
+
 def _look(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
-    """The faults of the container once its first program runs; none if it has ended already."""
+    """The faults of the container once its first program runs."""
     deadline = time.monotonic() + _VERIFY_S
     while True:
         try:
+            executed = Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/bin/sh\0")
             faults = verify.faults(pid, expected, cgroup)
-        except ProcessLookupError:
+        except (ProcessLookupError, FileNotFoundError):
             return ("its first process ended at once: does the image have /bin/sh?",)
-        if not faults or time.monotonic() > deadline:
+        if not faults or executed or time.monotonic() > deadline:
             return faults
         time.sleep(0.002)  # the runtime drops its last privileges just before it executes
 
@@ -143,6 +150,20 @@ def shim_pid(paths: WorkPaths) -> int:
         return 0 if kind == fcntl.F_UNLCK else int(pid)
     finally:
         os.close(descriptor)
+
+
+def open_shim(paths: WorkPaths) -> int | None:
+    """A descriptor of the job's shim, readable once that has ended; None if there is no shim."""
+    pid = shim_pid(paths)
+    try:
+        descriptor = os.pidfd_open(pid) if pid else -1
+    except ProcessLookupError:
+        return None
+    if pid and shim_pid(paths) == pid:
+        return descriptor
+    if descriptor >= 0:
+        os.close(descriptor)  # it ended between the two looks, and the number is another's now
+    return None
 
 
 def wait_released(paths: WorkPaths, timeout_s: float) -> bool:

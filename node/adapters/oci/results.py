@@ -19,6 +19,7 @@ from node.adapters.oci import collect, staging
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.collect import Found
 from node.adapters.oci.settings import USER, OciSettings, WorkPaths
+from node.adapters.oci.staging import Place
 from node.ports import Blobs
 
 _Fingerprint = tuple[tuple[str, tuple[int, int, int, int]], ...]
@@ -46,8 +47,8 @@ class Results:
         """
         if not manifest.checkpoint_path:
             return None
-        name, inner = self._place(manifest, manifest.checkpoint_path)
-        held = await trio.to_thread.run_sync(self._hold, paths, manifest, name, inner, cgroup)
+        place = staging.layout_of(manifest).place(manifest.checkpoint_path)
+        held = await trio.to_thread.run_sync(self._hold, paths, manifest, place, cgroup)
         try:
             if not held:
                 return None
@@ -75,16 +76,14 @@ class Results:
         artifacts: list[Artifact] = []
         for output in manifest.outputs:
             room = FILES_MAX - len(artifacts)
-            name, inner = self._place(manifest, output.rstrip("/"))
-            files = await trio.to_thread.run_sync(self._find, paths, manifest, name, inner)
-            prefix = output.rstrip("/").removesuffix(inner).rstrip("/") if inner else output
-            prefix = prefix.rstrip("/")
-            long = any(len(f"{prefix}/{f.path}".encode()) > _PATH_BYTES_MAX for f in files)
+            place = staging.layout_of(manifest).place(output)
+            files = await trio.to_thread.run_sync(self._find, paths, manifest, place)
+            long = any(len(f"{place.root}/{f.path}".encode()) > _PATH_BYTES_MAX for f in files)
             if len(files) > room // 2 or long:
-                artifacts.append(await self._collect_tree(paths, name, prefix, files))
+                artifacts.append(await self._collect_tree(paths, place, files))
                 continue
             for found in files:
-                artifacts.append(await self._collect_file(paths, name, prefix, found))
+                artifacts.append(await self._collect_file(paths, place, found))
         unique = {artifact.path: artifact for artifact in artifacts}
         return tuple(unique[path] for path in sorted(unique))
 
@@ -100,39 +99,29 @@ class Results:
         """Unpack the checkpoint to resume from into the checkpoint directory."""
         if not manifest.checkpoint_path:
             raise SandboxError("there is a checkpoint to resume, but no checkpoint directory")
-        place = layout.on_volume(manifest.checkpoint_path.rstrip("/"))
-        assert place is not None, "the checkpoint directory is one of the volumes"
-        root = os.open(paths.volume / place[0] / place[1], os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            with archive.open("rb") as source:
-                collect.unpack_files(source, root, uid_base + USER, bytes_max)
-        finally:
-            os.close(root)
-
-    def _place(self, manifest: Manifest, path: str) -> tuple[str, str]:
-        place = staging.layout_of(manifest).on_volume(path.rstrip("/"))
-        if place is None:
-            raise SandboxError(f"the job cannot write to {path}")
-        return place
+        place = layout.place(manifest.checkpoint_path)
+        directory = paths.volume / place.name / place.inner
+        with _opened(directory) as root, archive.open("rb") as source:
+            collect.unpack_files(source, root, uid_base + USER, bytes_max)
 
     def _hold(
-        self, paths: WorkPaths, manifest: Manifest, name: str, inner: str, cgroup: Cgroup
+        self, paths: WorkPaths, manifest: Manifest, place: Place, cgroup: Cgroup
     ) -> tuple[Found, ...]:
-        with _opened(paths.volume) as volume, _opened(paths.volume / name) as root:
+        with _opened(paths.volume) as volume, _opened(paths.volume / place.name) as root:
             pids = cgroup.pids()
             frozen = bool(pids) and cgroup.freeze()
             if pids and not frozen and cgroup.pids():
                 raise SandboxError("the job could not be frozen", hint="it is tried again")
             try:
                 written = collect.being_written(cgroup.pids())
-                found = collect.complete(collect.files_below(root, inner or "."), written)
+                found = collect.complete(collect.files_below(root, place.inner or "."), written)
                 self._bound(manifest, found)
                 if found:
                     collect.hold(volume, root, found)
             finally:
                 if frozen:
                     cgroup.thaw()
-        prefix = inner + "/" if inner else "./"
+        prefix = place.inner + "/" if place.inner else "./"
         return tuple(Found(f.path.removeprefix(prefix), f.size, f.identity) for f in found)
 
     def _pack(self, paths: WorkPaths, held: tuple[Found, ...]) -> Path:
@@ -149,11 +138,9 @@ class Results:
         with _opened(paths.volume) as volume:
             collect.release(volume)
 
-    def _find(
-        self, paths: WorkPaths, manifest: Manifest, name: str, inner: str
-    ) -> tuple[Found, ...]:
-        with _opened(paths.volume / name) as root:
-            found = tuple(collect.matching(root, inner))
+    def _find(self, paths: WorkPaths, manifest: Manifest, place: Place) -> tuple[Found, ...]:
+        with _opened(paths.volume / place.name) as root:
+            found = tuple(collect.matching(root, place.inner))
         self._bound(manifest, found)
         return found
 
@@ -167,21 +154,19 @@ class Results:
                 hint="do not leave sparse files behind",
             )
 
-    async def _collect_file(
-        self, paths: WorkPaths, name: str, prefix: str, found: Found
-    ) -> Artifact:
-        source = await trio.to_thread.run_sync(self._open, paths, name, found)
+    async def _collect_file(self, paths: WorkPaths, place: Place, found: Found) -> Artifact:
+        source = await trio.to_thread.run_sync(self._open, paths, place, found)
         with source:
             # The descriptor, not the name: what was checked is what is read.
             hash_, size = await self._blobs.put_file(f"/proc/self/fd/{source.fileno()}")
-        return Artifact(f"{prefix}/{found.path}", hash_, size)
+        return Artifact(f"{place.root}/{found.path}", hash_, size)
 
     async def _collect_tree(
-        self, paths: WorkPaths, name: str, prefix: str, files: tuple[Found, ...]
+        self, paths: WorkPaths, place: Place, files: tuple[Found, ...]
     ) -> Artifact:
         def pack() -> Path:
             file = self._draft(paths)
-            with _opened(paths.volume) as volume, _opened(paths.volume / name) as root:
+            with _opened(paths.volume) as volume, _opened(paths.volume / place.name) as root:
                 collect.hold(volume, root, files)
                 try:
                     with file.open("wb") as target:
@@ -195,10 +180,10 @@ class Results:
             hash_, size = await self._blobs.put_file(str(file))
         finally:
             file.unlink()
-        return Artifact(f"{prefix}/", hash_, size)
+        return Artifact(f"{place.root}/", hash_, size)
 
-    def _open(self, paths: WorkPaths, name: str, found: Found) -> IO[bytes]:
-        with _opened(paths.volume / name) as root:
+    def _open(self, paths: WorkPaths, place: Place, found: Found) -> IO[bytes]:
+        with _opened(paths.volume / place.name) as root:
             return collect.open_regular(root, found.path)
 
     def _draft(self, paths: WorkPaths) -> Path:

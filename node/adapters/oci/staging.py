@@ -21,19 +21,29 @@ _SKELETON = ("proc", "dev", "tmp", "in", "out")
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """A path on the volume: `inner` (or all) of its directory `name`, seen inside as `root`."""
+
+    root: str
+    name: str
+    inner: str
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """The job's writable directories: (path inside, name on its volume), none inside another."""
 
     volumes: tuple[tuple[str, str], ...]
 
-    def on_volume(self, path: str) -> tuple[str, str] | None:
-        """(directory on the volume, path relative to it) of a path inside, if it is writable."""
+    def place(self, path: str) -> Place:
+        """Where a path of the job's is kept. Raises SandboxError if it cannot write there."""
+        whole = "/" + "/".join(_parts(path))
         for inside, name in self.volumes:
-            if path == inside:
-                return name, ""
-            if path.startswith(inside + "/"):
-                return name, path.removeprefix(inside + "/")
-        return None
+            if whole == inside:
+                return Place(inside, name, "")
+            if whole.startswith(inside + "/"):
+                return Place(inside, name, whole.removeprefix(inside + "/"))
+        raise SandboxError(f"the job cannot write to {path}", hint="write to /out")
 
 
 def layout_of(manifest: Manifest) -> Layout:
@@ -134,7 +144,7 @@ def mount_places(settings: OciSettings, paths: WorkPaths, manifest: Manifest, im
     for made, mode in ((paths.live, 0o700), (paths.root, 0o755), (paths.volume, 0o711)):
         made.mkdir(exist_ok=True)
         made.chmod(mode)
-    disk.mount_root(paths.root, (paths.skeleton, image))
+    disk.mount_root(paths.root, settings.state_dir, (paths.skeleton, image))
     disk.mount_volume(paths.volume_image, paths.volume, manifest.disk_mib or settings.disk_mib)
 
 
@@ -147,10 +157,9 @@ def own_volumes(paths: WorkPaths, layout: Layout, manifest: Manifest, uid_base: 
         directory.mkdir(exist_ok=True)
         os.chown(directory, uid, uid)
     if manifest.checkpoint_path:
-        place = layout.on_volume("/" + "/".join(_parts(manifest.checkpoint_path)))
-        assert place is not None, "the checkpoint directory is one of the volumes"
-        current = paths.volume / place[0]
-        for part in place[1].split("/") if place[1] else ():
+        place = layout.place(manifest.checkpoint_path)
+        current = paths.volume / place.name
+        for part in place.inner.split("/") if place.inner else ():
             current = current / part
             current.mkdir(exist_ok=True)
             os.chown(current, uid, uid)

@@ -29,6 +29,7 @@ class Expected:
     uid_base: int
     memory_bytes: int
     pids: int
+    cpu_quota_us: int
     devices: frozenset[str] = frozenset()
 
 
@@ -119,8 +120,9 @@ def _limits(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
     for name, file, limit in (
         ("memory", cgroup.memory_limit_file, expected.memory_bytes),
         ("pids", cgroup.pids_limit_file, expected.pids),
+        ("cpu", cgroup.cpu_limit_file, expected.cpu_quota_us),
     ):
-        text = file.read_text().strip() if file.exists() else "absent"
+        text = file.read_text().split()[0] if file.exists() else "absent"
         if not text.isdigit() or int(text) > limit + _PAGE * (name == "memory"):
             found.append(f"the {name} limit is {text}, not {limit}")
     return tuple(found)

@@ -1,0 +1,62 @@
+"""Look: the state of a job, told from what its shim left on disk. Blocking; called in threads."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from node.adapters.oci import launch
+from node.adapters.oci.cgroups import Cgroup
+from node.adapters.oci.settings import WorkPaths
+from node.ports import Observed, RunState
+
+
+def look(paths: WorkPaths, cgroup: Cgroup) -> Observed:
+    """The job as it is. A job whose shim is gone without a record is ended here."""
+    log_bytes = paths.log.stat().st_size if paths.log.exists() else 0
+    shim = launch.shim_pid(paths)  # asked first: its exit record comes before it lets go
+    ended = launch.read_json(paths.exit)
+    if ended is not None:
+        return Observed(
+            RunState.EXITED,
+            metered_s=ended["metered_s"],
+            exit_code=ended["code"],
+            signal=ended["signal"],
+            out_of_memory=ended["oom"],
+            timed_out=ended["timed_out"],
+            cpu_ms=ended["cpu_ms"],
+            log_bytes=log_bytes,
+        )
+    clock = launch.read_json(paths.clock)
+    if clock is None:
+        there = paths.prepared.exists()
+        return Observed(RunState.PREPARED if there else RunState.ABSENT)
+    if not shim:
+        _abandon(paths, cgroup, clock["seen_s"])
+        return look(paths, cgroup)
+    return Observed(
+        RunState.RUNNING,
+        metered_s=max(clock["seen_s"], time.monotonic() - clock["started"]),
+        cpu_ms=cgroup.cpu_ms(),
+        memory_bytes=cgroup.memory_bytes(),
+        log_bytes=log_bytes,
+    )
+
+
+def _abandon(paths: WorkPaths, cgroup: Cgroup, seen_s: float) -> None:
+    """It ran, and nobody wrote how it ended: the machine or the shim died. So the job ends."""
+    cgroup.kill()
+    record = {"code": 137, "signal": 9, "oom": False, "timed_out": False, "cpu_ms": 0}
+    draft = paths.exit.with_suffix(".lost")
+    draft.write_text(json.dumps({**record, "stopped": False, "metered_s": seen_s}))
+    draft.rename(paths.exit)
+
+
+def read_log(paths: WorkPaths, offset: int, limit: int) -> bytes:
+    """A part of the job's output; nothing where there is none."""
+    try:
+        with paths.log.open("rb") as file:
+            file.seek(offset)
+            return file.read(limit)
+    except OSError:
+        return b""

@@ -1,0 +1,154 @@
+"""Daemon: `souk up`, the one command that is a node itself, with the API that the others ask.
+
+A node takes a second to load and no other command should, so what it needs is imported inside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from market.errors import RefusedError
+from node.cli.options import DEFAULT, Common
+from node.cli.output import say, write_json
+from node.cli.settings import Settings, SettingsError, to_config
+
+if TYPE_CHECKING:
+    from node.live import Place
+
+
+def up(
+    *,
+    network: str | None = None,
+    listen: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    bootstrap: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    web: str | None = None,
+    common: Common = DEFAULT,
+) -> int:
+    """Run a node in the foreground until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    network
+        devnet, sepolia, base-sepolia or custom.
+    listen
+        Multiaddress to listen on. May be repeated.
+    bootstrap
+        Multiaddress of a peer to start from. May be repeated.
+    web
+        Serve the web view there too, like 127.0.0.1:8750.
+    """
+    settings = common.settings(
+        network=network, listen=listen or None, bootstrap=bootstrap or None, web=web
+    )
+    import trio
+
+    _log_to_stderr()
+    trio.run(run_daemon, settings, common.as_json)
+    return 0
+
+
+async def run_daemon(settings: Settings, as_json: bool = False) -> None:
+    """Run a node and its API until SIGTERM, SIGINT or cancellation.
+
+    Says on stdout (JSON) or stderr when it can be asked. Raises MarketError.
+    """
+    import signal
+    from functools import partial
+
+    import trio
+
+    from node.live import open_node
+    from node.web.server import Serving, is_served, serve
+
+    config, place = to_config(settings, settings.decimals), to_place(settings)
+    if is_served(settings.socket_path):
+        raise RefusedError(f"a node already runs in {settings.data_dir}", hint="see: souk status")
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_node(config, place) as control, trio.open_nursery() as nursery:
+            info = control.ports.chain.info
+            if info.decimals != settings.decimals:
+                raise SettingsError(
+                    f"decimals: {info.symbol} has {info.decimals}, not {settings.decimals}",
+                    hint=f"write decimals = {info.decimals}",
+                )
+            serving: Serving = await nursery.start(
+                partial(serve, control, socket_path=settings.socket_path, tcp=settings.web)
+            )
+            say(f"up: {' '.join(control.ports.link.addresses()) or 'no address yet'}")
+            say(f"asked on {serving.socket_path}")
+            if serving.url is not None:
+                say(f"web view: {serving.url}")
+            if as_json:
+                write_json({"socket": str(serving.socket_path), "url": serving.url})
+            async for number in signals:
+                say(f"{signal.Signals(number).name}: stopping; jobs go on")
+                nursery.cancel_scope.cancel()
+
+
+def _log_to_stderr() -> None:
+    """Facts for people on a terminal, JSON lines for whatever else reads them; never on stdout."""
+    import sys
+
+    import structlog
+
+    renderer: structlog.typing.Processor
+    if sys.stderr.isatty():
+        renderer = structlog.dev.ConsoleRenderer()
+    else:
+        renderer = structlog.processors.JSONRenderer(default=repr)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def to_place(settings: Settings) -> Place:
+    """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
+    from node.adapters.devices.declared import Declared
+    from node.adapters.ethereum.chain import ChainConfig
+    from node.adapters.oci.settings import OciSettings
+    from node.live import Place
+
+    assert settings.escrow is not None
+    assert settings.token is not None
+    sold, box = settings.provider, settings.sandbox
+    declared = sandbox = None
+    if sold is not None:
+        if sold.units:
+            group = sold.units[0]
+            declared = Declared(group.count, group.name, group.ram_mib)
+        sandbox = OciSettings(
+            state_dir=box.state or settings.data_dir / "sandbox",
+            instance=box.instance,
+            run_dir=box.run_dir,
+            runtime=box.runtime,
+            uid_base=box.uid_base,
+            cpus=sold.cpu_cores,
+            memory_mib=sold.cpu_ram_mib,
+            disk_mib=sold.disk_space_mib,
+        )
+    return Place(
+        data_dir=settings.data_dir,
+        chain=ChainConfig(
+            urls=settings.rpc,
+            chain_id=settings.chain_id,
+            escrow=settings.escrow,
+            token=settings.token,
+            confirmations=settings.confirmations,
+            explorer=settings.explorer,
+            first_block=settings.first_block,
+        ),
+        listen=settings.listen,
+        bootstrap=settings.bootstrap,
+        password_file=settings.password_file,
+        declared=declared,
+        sandbox=sandbox,
+    )

@@ -1,0 +1,133 @@
+"""Main: the `souk` program. Names the commands, and turns every failure into one line and a code.
+
+Exit codes: 0 ok, 1 error, 2 usage or a wrong file, 3 no node, 5 no match, 6 no funds, 100 the job
+failed, 101 it is not over, 102 not found, 103 cancelled, 124 timed out, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError
+
+from market.errors import MarketError
+from node.cli.output import say, write_error
+
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Jobs": {
+        "run": ("node.cli.run:run", "Run a job file on the market."),
+        "ps": ("node.cli.jobs:ps", "List jobs."),
+        "show": ("node.cli.jobs:show", "Show a job with its history, money and results."),
+        "logs": ("node.cli.jobs:logs", "Print a job's output."),
+        "wait": ("node.cli.jobs:wait", "Wait until a job is over."),
+        "get": ("node.cli.results:get", "Fetch a job's results."),
+        "cancel": ("node.cli.jobs:cancel", "End a job."),
+        "validate": ("node.cli.run:validate", "Check a job file."),
+    },
+    "Market": {
+        "offers": ("node.cli.offers:offers", "List live offers."),
+        "explain": ("node.cli.run:explain", "Say what the market has for a job file."),
+    },
+    "Node": {
+        "up": ("node.cli.daemon:up", "Run a node."),
+        "status": ("node.cli.reports:status", "Show the node."),
+        "peers": ("node.cli.reports:peers", "List who is connected."),
+        "wallet": ("node.cli.reports:wallet", "Show the money in the escrow."),
+        "image": ("node.cli.image:image", "Build images for jobs."),
+    },
+}
+"""Every command by its group, named rather than imported: `souk ps` loads only what it needs."""
+
+
+def make_app() -> App:
+    """The program's commands."""
+    app = App(
+        name="souk",
+        help="An open market for GPU time: rent it, or rent it out.",
+        version=lambda: importlib.metadata.version("gridsouk"),
+        result_action="return_value",
+    )
+    for group, commands in GROUPS.items():
+        for name, (target, summary) in commands.items():
+            app.command(target, name=name, group=group, help=summary)
+    if importlib.util.find_spec("node.cli.simulate") is not None:
+        app.command(
+            "node.cli.simulate:simulate",
+            name="simulate",
+            group="Market",
+            help="Replay a trace under each policy.",
+        )
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    code = _run(given)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _nobody_reads()
+    sys.exit(code)
+
+
+def _run(given: list[str]) -> int:
+    as_json = "--json" in given
+    try:
+        result = make_app()(given, exit_on_error=False, print_error=False)
+    except CycloptsError as problem:
+        message = " ".join(str(problem).split())
+        write_error("usage", message, "see souk --help", as_json=as_json)
+        return 2
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        return _nobody_reads()
+    except (MarketError, OSError, ImportError, BaseExceptionGroup) as problem:
+        return _failed(problem, as_json)
+    except Exception as problem:
+        return _failed(problem, as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _failed(problem: BaseException, as_json: bool) -> int:
+    if "GRIDSOUK_TRACEBACK" in os.environ:
+        raise problem
+    leaves = list(_leaves(problem))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        return 130
+    known = next((leaf for leaf in leaves if isinstance(leaf, MarketError)), None)
+    if known is not None:
+        write_error(known.code, str(known), known.hint, as_json=as_json)
+        return known.exit_code
+    first = leaves[0]
+    hint = "GRIDSOUK_TRACEBACK=1 shows where; please report it"
+    if isinstance(first, OSError) and first.strerror:
+        hint = "check the path and who may use it"
+    write_error("internal", f"{type(first).__name__}: {first}", hint, as_json=as_json)
+    return 1
+
+
+def _leaves(problem: BaseException) -> Iterator[BaseException]:
+    if isinstance(problem, BaseExceptionGroup):
+        for inner in problem.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield problem
+
+
+def _nobody_reads() -> int:
+    # Python flushes stdout once more at exit; give it something that takes the rest.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Output: answers on stdout, progress on stderr, as a table for people or JSON for programs.
+
+Texts of other people (offers, job output) are shown without the control characters that would
+steer a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+SCHEMA: Final = 1
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# What a log may do to a terminal: new lines, tabs, carriage returns and colours. Nothing else.
+_STEERING: Final = re.compile(rb"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+def clean(text: object) -> str:
+    """One line without control characters."""
+    return _CONTROL.sub("\ufffd", str(text))
+
+
+def say(text: str) -> None:
+    """Progress, for people."""
+    print(clean(text), file=sys.stderr, flush=True)
+
+
+def write_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line, with the schema's number."""
+    print(json.dumps({"schema": SCHEMA, **value}, allow_nan=False), flush=True)
+
+
+def write_error(code: str, message: str, hint: str, *, as_json: bool) -> None:
+    """One line that says what is wrong and what to do; JSON goes to stdout, as all data."""
+    if as_json:
+        write_json({"error": {"code": code, "message": message, "hint": hint}})
+        return
+    say(f"souk: {message}" + (f" ({hint})" if hint else ""))
+
+
+def write_log(data: bytes, *, to_stderr: bool = False) -> None:
+    """A job's output: raw into a file or pipe, tamed on a terminal."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.buffer.write(_STEERING.sub(b"?", data) if stream.isatty() else data)
+    stream.buffer.flush()
+
+
+def write_lines(lines: Sequence[str]) -> None:
+    """Plain lines."""
+    for line in lines:
+        print(clean(line))
+    sys.stdout.flush()
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
+    """Columns for people on a terminal; tab-separated with a heading otherwise."""
+    if not rows:
+        say(none)
+        return
+    texts = [["-" if cell is None else clean(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        write_lines_of_cells([[name.upper() for name in columns], *texts])
+        return
+    from rich.console import Console  # a terminal is worth the wait; a pipe is not
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in columns:
+        table.add_column(name.upper(), no_wrap=True)
+    for row in texts:
+        table.add_row(*(Text(cell) for cell in row))
+    Console(no_color="NO_COLOR" in os.environ).print(table)
+
+
+def write_lines_of_cells(rows: Sequence[Sequence[str]]) -> None:
+    """Tab-separated cells."""
+    for row in rows:
+        print("\t".join(row))
+    sys.stdout.flush()
+
+
+def write_facts(facts: dict[str, object]) -> None:
+    """Names and values, one pair a line."""
+    width = max(map(len, facts), default=0)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {'-' if value is None else clean(value)}")
+    sys.stdout.flush()

@@ -1,0 +1,383 @@
+"""Settings: the configuration file, checked. The only home of file names and the environment.
+
+TOML at $GRIDSOUK_CONFIG, else gridsouk/config.toml below $XDG_CONFIG_HOME. Flags win over the file,
+the file over presets. Amounts stay text until the token's decimals are known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from market.errors import SpecError
+from market.units import parse_duration_s, parse_money, parse_size_mib
+
+if TYPE_CHECKING:
+    from node.config import Config
+
+T = TypeVar("T")
+
+NETWORKS: Final = ("devnet", "sepolia", "base-sepolia", "custom")
+_CHAINS: Final = {
+    "devnet": (31337, ("http://127.0.0.1:8545",)),
+    "sepolia": (11155111, ()),
+    "base-sepolia": (84532, ("https://sepolia.base.org",)),
+    "custom": (0, ()),
+}
+POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
+FILE_BYTES_MAX: Final = 64 * 1024
+LIST_MAX: Final = 64
+UNITS_MAX: Final = 256
+
+
+class SettingsError(SpecError):
+    """The configuration cannot be used as it is."""
+
+    code = "bad-configuration"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitGroup:
+    """Units the owner declares: `count` slots called `name`, each with `ram_mib`."""
+
+    name: str
+    count: int
+    ram_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderSettings:
+    """What this node sells. Amounts in whole tokens; the rest per unit."""
+
+    price_per_hour: str
+    collateral_per_unit: str
+    cpu_cores: int = 1
+    cpu_ram_mib: int = 2048
+    disk_space_mib: int = 10_240
+    inet_up_kbps: int = 100_000
+    inet_down_kbps: int = 100_000
+    geolocation: str = ""
+    min_duration_s: int = 1
+    max_duration_s: int = 7 * 24 * 3600
+    policy: str = "fcfs"
+    preemptible: bool = False
+    grace_s: int = 10
+    units: tuple[UnitGroup, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSettings:
+    """Which runtime runs jobs, and where their disks lie (None: below the data directory).
+
+    `instance` and `uid_base` keep the nodes of one machine apart.
+    """
+
+    runtime: str = "runc"
+    state: Path | None = None
+    run_dir: Path = Path("/run/gridsouk")
+    instance: str = "node"
+    uid_base: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All of it. `wallet` and `escrow` may be missing until a node is to run."""
+
+    data_dir: Path
+    network: str = "devnet"
+    rpc: tuple[str, ...] = ()
+    chain_id: int = 0
+    escrow: bytes | None = None
+    token: bytes | None = None
+    decimals: int = 6
+    confirmations: int = 1
+    first_block: int = 0
+    explorer: str = ""
+    wallet: bytes | None = None
+    listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
+    bootstrap: tuple[str, ...] = ()
+    web: tuple[str, int] | None = None
+    password_file: Path | None = None
+    provider: ProviderSettings | None = None
+    sandbox: SandboxSettings = SandboxSettings()
+
+    @property
+    def socket_path(self) -> Path:
+        """Where a node answers its own commands."""
+        return self.data_dir / "node.sock"
+
+    @property
+    def images_dir(self) -> Path:
+        """Where images of `souk image build` lie."""
+        return self.data_dir / "images"
+
+
+def load(path: Path | None = None, overrides: Mapping[str, object] | None = None) -> Settings:
+    """The settings in the file at `path` (None: the usual place, which may be empty).
+
+    `overrides` has the file's keys and wins. Raises SettingsError, which names the key.
+    """
+    raw = _read(path)
+    raw.update({key: value for key, value in (overrides or {}).items() if value is not None})
+    _known(raw, _TOP, "")
+    network = _get(raw, "network", _one_of(NETWORKS), "devnet")
+    chain_id, rpc = _CHAINS[network]
+    return Settings(
+        data_dir=_get(raw, "data_dir", _path, _default_data_dir()),
+        network=network,
+        rpc=_get(raw, "rpc", _texts, rpc),
+        chain_id=_get(raw, "chain_id", _whole(1, 2**53), chain_id),
+        escrow=_get(raw, "escrow", _address, None),
+        token=_get(raw, "token", _address, None),
+        decimals=_get(raw, "decimals", _whole(0, 18), 6),
+        confirmations=_get(raw, "confirmations", _whole(1, 1000), 1 if network == "devnet" else 3),
+        first_block=_get(raw, "first_block", _whole(0, 2**53), 0),
+        explorer=_get(raw, "explorer", _url, ""),
+        wallet=_get(raw, "wallet", _address, None),
+        listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
+        bootstrap=_get(raw, "bootstrap", _multiaddrs, ()),
+        web=_get(raw, "web", _host_port, None),
+        password_file=_get(raw, "password_file", _path, None),
+        provider=_get(raw, "provider", _provider, None),
+        sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
+    )
+
+
+def to_config(settings: Settings, decimals: int) -> Config:
+    """What a node decides by; `decimals` are the token's. Raises SettingsError for what it lacks.
+
+    `node.config` comes late, so that a command that only asks a node does not load it.
+    """
+    from node.config import Config, Selling, devnet_rules, testnet_rules
+
+    for key in ("wallet", "escrow", "token", "rpc", "chain_id"):
+        if not getattr(settings, key):
+            raise SettingsError(f"{key}: missing", hint=f"add it to {config_path()}")
+    selling = None
+    if (sold := settings.provider) is not None:
+        same = {f.name: getattr(sold, f.name) for f in fields(Selling) if f.name not in _AMOUNTS}
+        selling = Selling(
+            price_per_hour=parse_money(sold.price_per_hour, decimals),
+            collateral_per_unit=parse_money(sold.collateral_per_unit, decimals),
+            **same,
+        )
+    local = settings.network == "devnet"
+    assert settings.wallet is not None
+    return Config(
+        network=f"{settings.network}-{settings.chain_id}",
+        wallet=settings.wallet,
+        rules=devnet_rules() if local else testnet_rules(),
+        selling=selling,
+    )
+
+
+def config_path() -> Path:
+    """Where the configuration is, or would be."""
+    named = os.environ.get("GRIDSOUK_CONFIG")
+    if named:
+        return Path(named)
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "gridsouk" / "config.toml"
+
+
+def _default_data_dir() -> Path:
+    if state := os.environ.get("XDG_STATE_HOME"):
+        return Path(state) / "gridsouk"
+    if os.geteuid() == 0:
+        return Path("/var/lib/gridsouk")
+    return Path.home() / ".local" / "state" / "gridsouk"
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    named = path is not None or "GRIDSOUK_CONFIG" in os.environ
+    path = path or config_path()
+    try:
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        if not named:
+            return {}
+        raise SettingsError(f"{path}: there is no such file", hint="check --config") from None
+    except OSError as problem:
+        raise SettingsError(f"{path}: {problem.strerror}", hint="check --config") from problem
+    if len(data) > FILE_BYTES_MAX:
+        raise SettingsError(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise SettingsError(f"{path}: {problem}", hint="it is TOML: key = value") from problem
+
+
+_TOP: Final = frozenset(field.name for field in fields(Settings))
+_AMOUNTS: Final = frozenset({"price_per_hour", "collateral_per_unit"})
+_SIZES: Final = ("cpu_ram", "disk_space")
+_RATES: Final = ("inet_up", "inet_down")
+_DURATIONS: Final = ("min_duration", "max_duration", "grace")
+_PROVIDER: Final = frozenset(
+    (*_AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
+) | {"cpu_cores", "geolocation", "policy", "preemptible", "units"}
+
+
+def _provider(raw: Any) -> ProviderSettings:
+    table = _table(raw)
+    _known(table, _PROVIDER, "provider.")
+    found: dict[str, Any] = {}
+    for key in _AMOUNTS:
+        if key not in table:
+            raise SettingsError(f"provider.{key}: missing", hint=f'add a line like {key} = "0.20"')
+    readers: list[tuple[str, str, Callable[[Any], Any]]] = [
+        *((key, key, _amount) for key in _AMOUNTS),
+        *((key, f"{key}_mib", parse_size_mib) for key in _SIZES),
+        *((key, f"{key}_kbps", _mbps) for key in _RATES),
+        *((key, f"{key}_s", parse_duration_s) for key in _DURATIONS),
+        ("cpu_cores", "cpu_cores", _whole(1, 1024)),
+        ("geolocation", "geolocation", _text),
+        ("policy", "policy", _one_of(POLICIES)),
+        ("preemptible", "preemptible", _flag),
+        ("units", "units", _units),
+    ]
+    for key, name, read in readers:
+        if key in table:
+            found[name] = _checked(f"provider.{key}", table[key], read)
+    return ProviderSettings(**found)
+
+
+def _units(raw: Any) -> tuple[UnitGroup, ...]:
+    if not isinstance(raw, list) or len(raw) != 1:
+        raise SettingsError("write one [[provider.units]] table", hint="one node, one kind of unit")
+    groups = []
+    for table in map(_table, raw):
+        _known(table, frozenset({"name", "count", "ram"}), "provider.units.")
+        name = _get(table, "name", _text, "")
+        if not name:
+            raise SettingsError("name: missing", hint='name = "CPU"')
+        count = _get(table, "count", _whole(1, UNITS_MAX), 1)
+        groups.append(UnitGroup(name, count, _get(table, "ram", parse_size_mib, 0)))
+    return tuple(groups)
+
+
+def _sandbox(raw: Any) -> SandboxSettings:
+    table = _table(raw)
+    _known(table, frozenset(field.name for field in fields(SandboxSettings)), "sandbox.")
+    return SandboxSettings(
+        runtime=_get(table, "runtime", _text, "runc"),
+        state=_get(table, "state", _path, None),
+        run_dir=_get(table, "run_dir", _path, Path("/run/gridsouk")),
+        instance=_get(table, "instance", _text, "node"),
+        uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
+    )
+
+
+def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:
+    for key in raw:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            listed = f"known: {', '.join(sorted(keys))}"
+            hint = f"did you mean {where}{near[0]}?" if near else listed
+            raise SettingsError(f"{where}{key}: no such setting", hint=hint)
+
+
+def _get(raw: Mapping[str, Any], key: str, read: Callable[[Any], T], default: T) -> T:
+    return default if key not in raw else _checked(key, raw[key], read)
+
+
+def _checked(key: str, value: Any, read: Callable[[Any], T]) -> T:
+    try:
+        return read(value)
+    except SpecError as problem:
+        raise SettingsError(f"{key}: {problem}", hint=problem.hint) from None
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SettingsError("must be a table")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not 0 < len(value.encode()) <= 64 or not value.isprintable():
+        raise SettingsError(f"{value!r} is not a text of at most 64 letters")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list | tuple) else [value]
+    if len(values) > LIST_MAX or not all(isinstance(item, str) and item for item in values):
+        raise SettingsError(f"must be a list of at most {LIST_MAX} texts")
+    return tuple(values)
+
+
+def _multiaddrs(value: Any) -> tuple[str, ...]:
+    for text in (found := _texts(value)):
+        if not text.startswith("/"):
+            raise SettingsError(f"{text!r} is not an address", hint="like /ip4/0.0.0.0/tcp/4001")
+    return found
+
+
+def _url(value: Any) -> str:
+    if not isinstance(value, str) or not value.startswith(("http://", "https://")):
+        raise SettingsError(f"{value!r} is not a web address")
+    return value
+
+
+def _path(value: Any) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise SettingsError(f"{value!r} is not a path")
+    return Path(value).expanduser().absolute()
+
+
+def _address(value: Any) -> bytes:
+    digits = value.removeprefix("0x") if isinstance(value, str) else ""
+    if len(digits) != 40 or set(digits.lower()) - set("0123456789abcdef"):
+        raise SettingsError(f"{value!r} is not an address", hint="0x and 40 digits")
+    return bytes.fromhex(digits)
+
+
+def _host_port(value: Any) -> tuple[str, int]:
+    host, _, port = str(value).rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise SettingsError(f"{value!r} is not an address", hint="write it like 127.0.0.1:8750")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _amount(value: Any) -> str:
+    if isinstance(value, bool):
+        raise SettingsError(f"{value!r} is not an amount", hint='write it like "0.20"')
+    parse_money(value, 18)  # whether the token is that fine shows when it is known
+    return str(value)
+
+
+def _mbps(value: Any) -> int:
+    kbps = parse_money(str(value).lower().removesuffix("mbps"), 3)
+    if kbps >= 2**32:
+        raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
+    return kbps
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingsError("must be true or false")
+    return value
+
+
+def _whole(low: int, high: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if type(value) is not int or not low <= value <= high:
+            raise SettingsError(f"{value!r} is not a whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def _one_of(known: tuple[str, ...]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in known:
+            raise SettingsError(f"{value!r} is none of {', '.join(known)}")
+        return str(value)
+
+    return read

@@ -1,0 +1,172 @@
+"""Server: carries the API on a unix socket and, if asked, on one loopback port. Knows no routes.
+
+Hypercorn's own `serve` sends in a shielded scope without an end, so that one reader who stopped
+reading keeps a node from ever shutting down. Our connections give up on such a reader.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Closed as ConnectionClosed
+from hypercorn.events import Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp
+from trio import TaskStatus  # type: ignore[attr-defined]
+
+from market.errors import MarketError, RefusedError, SpecError
+from node.web.api import make_app
+from node.web.guard import Door, Guard
+
+if TYPE_CHECKING:
+    from node.control import Control
+
+SEND_STALL_S: Final = 5.0  # a reader on this machine that takes nothing for so long is stuck
+SOCKET_PATH_BYTES_MAX: Final = 107  # sockaddr_un of Linux
+BACKLOG: Final = 64
+LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Where the API can be reached. `url` carries the token; None without a port."""
+
+    socket_path: Path
+    url: str | None
+
+
+async def serve(
+    control: Control,
+    *,
+    socket_path: Path,
+    tcp: tuple[str, int] | None = None,
+    task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. `tcp` is a loopback host and a port, 0 for any free one.
+
+    The task status is a `Serving`. Raises RefusedError if a node already serves that socket or
+    port, SpecError if the address cannot be used.
+    """
+    app = make_app(control)
+    remote = None if tcp is None else _listen_tcp(*tcp)
+    try:
+        local = _listen_unix(socket_path)
+    except MarketError:
+        if remote is not None:
+            remote.close()
+        raise
+    try:
+        async with trio.open_nursery() as nursery:
+            if tcp is not None and remote is not None:
+                token = control.ports.entropy.token(16).hex()
+                host, port = tcp[0], remote.getsockname()[1]
+                names = {"localhost", f"[{host}]" if ":" in host else host}
+                door = Door(frozenset(f"{name}:{port}" for name in names), token)
+                app.state.url = f"http://{min(names)}:{port}/?token={token}"
+                nursery.start_soon(_serve_socket, Guard(app, door), remote)
+            nursery.start_soon(_serve_socket, Guard(app, None), local)
+            task_status.started(Serving(socket_path, app.state.url))
+    finally:
+        local.close()
+        _forget(socket_path)
+
+
+async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
+    config = HypercornConfig()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("gridsouk.web")
+    config.include_server_header = False
+    context = WorkerContext(None)
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+
+    async def handle(stream: trio.SocketStream) -> None:
+        await _Connection(wrapped, config, context, ConnectionState({}), stream)
+
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    await trio.serve_listeners(handle, [listener])
+
+
+class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not followed
+    """One connection, which ends when its reader takes nothing for SEND_STALL_S."""
+
+    async def protocol_send(self, event: Event) -> None:
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        gone = False
+        async with self.send_lock:
+            # Shielded, because half a frame helps nobody, but not for ever.
+            deadline = trio.current_time() + SEND_STALL_S
+            with trio.CancelScope(deadline=deadline, shield=True) as patience:
+                try:
+                    await self.stream.send_all(event.data)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    gone = True
+        if patience.cancelled_caught:
+            await trio.aclose_forcefully(self.stream)
+        if gone or patience.cancelled_caught:
+            await self.protocol.handle(ConnectionClosed())
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise SpecError(f"{path}: too long for a socket", hint="choose a shorter --data-dir")
+    if is_served(path):
+        raise RefusedError(f"a node already runs on {path}", hint="look at it with: souk status")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)  # 0600 from the first moment
+    try:
+        path.unlink(missing_ok=True)
+        listening.bind(os.fsencode(path))
+    except OSError as problem:
+        listening.close()
+        raise SpecError(f"{path}: {problem.strerror}", hint="choose a --data-dir") from problem
+    finally:
+        os.umask(mask)
+    listening.listen(BACKLOG)
+    return listening
+
+
+def _forget(path: Path) -> None:
+    path.unlink(missing_ok=True)
+
+
+def is_served(path: Path) -> bool:
+    """Whether a node answers on that socket now."""
+    if not path.exists() or not stat.S_ISSOCK(path.lstat().st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fsencode(path))
+        except OSError:
+            return False  # left behind by a node that was killed
+    return True
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    if host not in LOOPBACK:
+        raise SpecError(f"web: {host} is not this machine", hint="use 127.0.0.1:PORT")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError as problem:
+        listening.close()
+        raise RefusedError(
+            f"web: {host}:{port}: {problem.strerror}", hint="choose another port, or 0"
+        ) from problem
+    listening.listen(BACKLOG)
+    return listening

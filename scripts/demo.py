@@ -1,0 +1,456 @@
+"""The demo: one real job from end to end, with a provider killed half way.
+
+A local chain, two providers and one requester as three separate processes of `souk up`, joined
+only by libp2p. It watches them as a user would, through the requester's own socket, and adds up
+the money at the end. Exit 0: the job succeeded elsewhere and not a base unit is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from market.errors import MarketError
+from market.units import format_money
+from node.adapters.devices.discover import discover
+from node.adapters.disk.blobs import open_blobs
+from node.adapters.ethereum.chain import EthereumChain, open_chain
+from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
+from node.adapters.ethereum.rpc import Rpc
+from node.adapters.keystore.signer import load_or_create
+from node.adapters.oci.base_image import build_base_image
+from node.adapters.oci.driver import OciSandbox
+from node.cli.daemon import to_place
+from node.cli.settings import load
+from node.ports import Account
+
+ROOT = Path(__file__).resolve().parent.parent
+MILLION = 1_000_000
+NAMES = ("provider-1", "provider-2", "requester")
+READY_S = 120.0
+JOB_S = 600.0
+KILL_AFTER_S = 8  # metered seconds, and a checkpoint at the requester
+console = Console(stderr=True, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line of what the demo does."""
+    console.print(f"[bold]{time.strftime('%H:%M:%S')}[/bold]  {text}", soft_wrap=True)
+
+
+class DemoFailed(Exception):  # it is said as a sentence
+    """The demo could not show what it is for."""
+
+
+@dataclass
+class Node:
+    """One process of `souk up`, and what the demo knows of it."""
+
+    name: str
+    home: Path
+    wallet: bytes = b""
+    operator: bytes = b""
+    process: subprocess.Popen[bytes] | None = None
+    before: Account | None = None
+    extra: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> Path:
+        return self.home / "config.toml"
+
+    @property
+    def socket(self) -> Path:
+        return self.home / "data" / "node.sock"
+
+    def client(self) -> httpx.AsyncClient:
+        """Asks this node over its own socket, as the CLI does."""
+        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
+        return httpx.AsyncClient(transport=transport, base_url="http://node", timeout=20)
+
+    def start(self) -> None:
+        """`souk up`, in its own process group, ended by the kernel if the demo dies."""
+        log = (self.home / "node.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "node.cli.main", "up", "--config", str(self.config)],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True, preexec_fn=_dies_with_parent,
+        )  # fmt: skip
+        log.close()
+
+    def kill(self, number: int) -> None:
+        """Send a signal and wait until the process is gone."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(15)
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+
+
+def _dies_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _toml(node: Node, devnet: Devnet, bootstrap: str, price: str | None) -> str:
+    lines = [
+        'network = "devnet"',
+        f'rpc = ["{devnet.url}"]',
+        f"chain_id = {CHAIN_ID}",
+        f'escrow = "0x{devnet.escrow.hex()}"',
+        f'token = "0x{devnet.token.hex()}"',
+        f'wallet = "0x{node.wallet.hex()}"',
+        'listen = ["/ip4/127.0.0.1/tcp/0"]',
+        f"bootstrap = [{bootstrap}]",
+        f'data_dir = "{node.home / "data"}"',
+        'web = "127.0.0.1:0"',
+    ]
+    if price is not None:
+        lines += [
+            "[provider]", f'price_per_hour = "{price}"', 'collateral_per_unit = "2.00"',
+            'geolocation = "local"', "cpu_cores = 1", 'cpu_ram = "1GB"', 'disk_space = "1GB"',
+            "[[provider.units]]", 'name = "CPU"', "count = 1", 'ram = "1GB"',
+            "[sandbox]", f'instance = "demo-{node.home.parent.name[-8:]}-{node.name[-1]}"'.lower()
+            .replace("_", "-"), f"uid_base = {300_000 + 65_536 * 4 * int(node.name[-1])}",
+        ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+async def fund(node: Node, devnet: Devnet, rpc: Rpc, index: int, *, provider: bool) -> None:
+    """A wallet with test money in the escrow, and the node's key authorised to use some of it."""
+    signer = load_or_create(node.home / "data" / "keys")
+    wallet = devnet.wallet(rpc, index)
+    node.wallet, node.operator = wallet.address, signer.operator
+    await wallet.mint(wallet.address, 100 * MILLION)
+    await wallet.deposit(50 * MILLION)
+    if provider:
+        await wallet.stake(20 * MILLION)
+    await wallet.authorise(signer.operator, 50 * MILLION, int(time.time()) + 86_400)
+    await wallet.send_gas(signer.operator, 10**18)
+
+
+async def until_ready(node: Node) -> dict[str, Any]:
+    """Wait until the node answers; its status."""
+    with trio.move_on_after(READY_S):
+        while node.process is not None and node.process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                async with node.client() as client:
+                    status: dict[str, Any] = (await client.get("/api/status")).json()
+                    return status
+            await trio.sleep(0.3)
+    tail = (node.home / "node.log").read_text(errors="replace")[-1500:]
+    raise DemoFailed(f"{node.name} did not start:\n{tail}")
+
+
+async def until_offers(node: Node, count: int) -> list[dict[str, Any]]:
+    """Wait until the node has heard so many offers."""
+    offers: list[dict[str, Any]] = []
+    with trio.move_on_after(READY_S):
+        async with node.client() as client:
+            while len(offers) < count:
+                answer = (await client.get("/api/offers")).json()
+                offers = answer["offers"] if isinstance(answer, dict) else answer
+                await trio.sleep(0.3)
+        return offers
+    raise DemoFailed(f"{node.name} heard {len(offers)} of {count} offers")
+
+
+class Watch:
+    """Follows the job at the requester: states, output, and the moment to kill."""
+
+    def __init__(self, client: httpx.AsyncClient, job: str) -> None:
+        self.client = client
+        self.job = job
+        self.offset = 0
+        self.state = ""
+        self.shown: dict[str, Any] = {}
+
+    async def look(self) -> dict[str, Any]:
+        """One look; prints what is new."""
+        shown: dict[str, Any] = (await self.client.get(f"/api/jobs/{self.job}")).json()
+        self.shown = shown.get("job", shown)
+        if self.shown["state"] != self.state:
+            self.state = self.shown["state"]
+            reason = f" ({self.shown['reason']})" if self.shown["reason"] else ""
+            say(f"job is [cyan]{self.state}[/cyan]{reason}")
+        await self.print_output()
+        return self.shown
+
+    async def print_output(self) -> None:
+        """The job's output as far as it is here."""
+        answer = await self.client.get(f"/api/jobs/{self.job}/log", params={"offset": self.offset})
+        text = answer.content.decode(errors="replace")
+        end = text.rfind("\n") + 1
+        for line in text[:end].splitlines():
+            console.print(f"            [dim]{line}[/dim]", soft_wrap=True)
+        self.offset += len(text[:end].encode())
+
+    def current(self) -> dict[str, Any] | None:
+        """The agreement that runs now."""
+        running = [a for a in self.shown["agreements"] if a["phase"] == "running"]
+        return running[-1] if running else None
+
+
+async def run_job(requester: Node, providers: list[Node]) -> Watch:
+    """Submit, kill the working provider half way, follow to the end."""
+    command = [
+        sys.executable, "-m", "node.cli.main", "run", str(ROOT / "examples" / "train.yaml"),
+        "--detach", "--yes", "--quiet", "--config", str(requester.config),
+    ]  # fmt: skip
+    said = await trio.run_process(command, capture_stdout=True, cwd=ROOT, check=False)
+    job = said.stdout.decode().strip()
+    if said.returncode != 0 or not job:
+        raise DemoFailed("souk run did not take the job")
+    say(f"souk run examples/train.yaml  ->  job {job}")
+    async with requester.client() as client:
+        watch = Watch(client, job)
+        with trio.move_on_after(JOB_S):
+            await _until_half_way(watch)
+            await _kill_the_working(watch, providers)
+            while True:
+                shown = await watch.look()
+                if shown["over"] and shown["settled"]:
+                    await watch.print_output()
+                    return watch
+                await trio.sleep(0.5)
+    raise DemoFailed(f"the job is {watch.state} after {JOB_S:.0f} s: {watch.shown.get('reason')}")
+
+
+async def _until_half_way(watch: Watch) -> None:
+    while True:
+        shown = await watch.look()
+        if shown["over"]:
+            raise DemoFailed(f"the job is {shown['state']} too early: {shown['reason']}")
+        current = watch.current()
+        if current and shown["checkpoint"] and current["metered_s"] >= KILL_AFTER_S:
+            return
+        await trio.sleep(0.5)
+
+
+async def _kill_the_working(watch: Watch, providers: list[Node]) -> None:
+    current = watch.current()
+    assert current is not None
+    for node in providers:
+        async with node.client() as client:
+            status = (await client.get("/api/status")).json()
+        if status["peer"] == current["peer"]:
+            say(f"[red]kill -9 {node.name}[/red] after {current['metered_s']} metered seconds, "
+                f"{current['beats']} heartbeats, {current['promised']} promised")  # fmt: skip
+            node.kill(signal.SIGKILL)
+            return
+    raise DemoFailed("nobody works on the job")
+
+
+async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet: Devnet) -> bool:
+    """Print who was paid what, and whether it adds up to the last unit."""
+    show = lambda amount: format_money(amount, 6)  # noqa: E731
+    table = Table("agreement", "ended as", "deposit", "paid", "refunded", "slashed", "to requester",
+                  "burned", title="Receipt (amounts in test tokens)")  # fmt: skip
+    for row in watch.shown["agreements"]:
+        table.add_row(row["id"][:12], row["phase"], row["deposit"], row["paid"], row["refunded"],
+                      row["slashed"], row["to_victim"], row["burned"])  # fmt: skip
+    Console().print(table)
+    for row in watch.shown["agreements"]:
+        for name, tx in row["transactions"].items():
+            print(f"  {row['id'][:12]} {name:9} {tx}")
+    money = Table("wallet", "before", "after", "change", title="Wallets")
+    before_all = after_all = 0
+    for node in nodes:
+        assert node.before is not None
+        after = _sum(await chain.account(node.wallet, node.operator))
+        before = _sum(node.before)
+        before_all, after_all = before_all + before, after_all + after
+        money.add_row(node.name, show(before), show(after), f"{(after - before) / MILLION:+.6f}")
+    Console().print(money)
+    (burned,) = await chain._view("Escrow", devnet.escrow, "burned", _checksum(devnet.token))
+    balanced = before_all == after_all + burned
+    sign = "==" if balanced else "!="
+    verdict = "balances to the last base unit" if balanced else "DOES NOT BALANCE"
+    print(f"before {show(before_all)} {sign} after {show(after_all)} + burned {show(burned)}")
+    print(f"the receipt {verdict}")
+    return balanced
+
+
+def _checksum(address: bytes) -> str:
+    from web3 import Web3
+
+    return str(Web3.to_checksum_address(address))
+
+
+def _sum(account: Account) -> int:
+    return account.tokens + account.free + account.stake + account.thawing + account.locked
+
+
+async def fetch(watch: Watch, requester: Node, into: Path) -> None:
+    """`souk get`: the results, checked by their hashes."""
+    command = [
+        sys.executable, "-m", "node.cli.main", "get", watch.job, str(into),
+        "--config", str(requester.config),
+    ]  # fmt: skip
+    done = await trio.run_process(command, capture_stdout=True, check=False, cwd=ROOT)
+    files = [path for path in sorted(into.rglob("*")) if path.is_file()]  # noqa: ASYNC240
+    if done.returncode != 0 or not files:
+        raise DemoFailed("the results did not come back")
+    for path in files:
+        say(f"result {path.name}, {path.stat().st_size} bytes, hash checked")
+        if path.name == "metrics.json":
+            say(f"  {path.read_text().strip()}")
+
+
+async def scrub(nodes: list[Node]) -> None:
+    """What runs on without its node is ended too: the demo leaves nothing behind."""
+    for node in nodes:
+        settings = load(node.config)
+        if settings.provider is None:
+            continue
+        place = to_place(settings)
+        assert place.sandbox is not None
+        blobs = await open_blobs(place.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
+        sandbox = OciSandbox(place.sandbox, blobs, discover(place.declared))
+        for work in await sandbox.works():
+            await sandbox.scrub(work)
+
+
+@asynccontextmanager
+async def stage(home: Path) -> AsyncIterator[tuple[list[Node], Devnet]]:
+    """Chain and nodes; whatever happens, nothing of them is left afterwards."""
+    nodes = [Node(name, home / name) for name in NAMES]
+    async with run_devnet() as devnet, Rpc((devnet.url,)) as rpc:
+        say(f"local chain at {devnet.url}, escrow 0x{devnet.escrow.hex()}")
+        try:
+            async with trio.open_nursery() as nursery:
+                for index, node in enumerate(nodes):
+                    (node.home / "data").mkdir(parents=True)
+                    is_provider = node.name != "requester"
+                    nursery.start_soon(_fund_one, node, devnet, rpc, index + 1, is_provider)
+            bootstrap = ""
+            for node, price in zip(nodes, ("18.00", "21.60", None), strict=True):
+                node.config.write_text(_toml(node, devnet, bootstrap, price))
+                node.start()
+                status = await until_ready(node)
+                bootstrap = bootstrap or f'"{status["addresses"][0]}"'
+                say(f"{node.name}: process {node.process.pid if node.process else '?'}, "
+                    f"peer {status['peer'][:12]}")  # fmt: skip
+            yield nodes, devnet
+        finally:
+            with trio.CancelScope(shield=True):
+                for node in nodes:
+                    await trio.to_thread.run_sync(node.kill, signal.SIGTERM)
+                started = [node for node in nodes if node.config.exists()]
+                await scrub(started)
+
+
+async def _fund_one(node: Node, devnet: Devnet, rpc: Rpc, index: int, provider: bool) -> None:
+    await fund(node, devnet, rpc, index, provider=provider)
+
+
+async def demo(keep: bool, home: Path) -> int:
+    """The whole of it; the exit code."""
+    images = home / "requester" / "data" / "images"
+    images.mkdir(parents=True)
+    say("building a base image from this machine's Python")
+    hash_, size = await trio.to_thread.run_sync(build_base_image, images / "base.tar")
+    say(f"image sha256:{hash_.hex()[:16]}…, {size / 2**20:.0f} MiB")
+    (home / "requester" / "data").rename(home / "kept-images")
+    async with stage(home) as (nodes, devnet):
+        target = nodes[2].home / "data" / "images"
+        shutil.move(home / "kept-images" / "images", target)
+        signer = load_or_create(nodes[2].home / "data" / "keys")
+        async with open_chain(devnet.config, signer.operator_key) as chain:
+            for node in nodes:
+                node.before = await chain.account(node.wallet, node.operator)
+            offers = await until_offers(nodes[2], 2)
+            for offer in offers:
+                say(f"offer {offer['gpu_name']} x{offer['num_gpus']} at {offer['dph']}/h "
+                    f"(declared) from peer {offer['peer'][:12]}")  # fmt: skip
+            watch = await run_job(nodes[2], nodes[:2])
+            if watch.state != "SUCCEEDED":
+                raise DemoFailed(f"the job is {watch.state}: {watch.shown['reason']}")
+            await fetch(watch, nodes[2], home / "results")
+            balanced = await receipt(watch, nodes, chain, devnet)
+            slashed = any(row["phase"] == "slashed" for row in watch.shown["agreements"])
+            if keep:
+                await _keep(nodes)
+    if not slashed:
+        raise DemoFailed("the silent provider was not slashed")
+    return 0 if balanced else 1
+
+
+async def _keep(nodes: list[Node]) -> None:
+    say("the network stays up; talk to it from this folder, end it with Ctrl-C:")
+    for command in ("status", "offers", "ps -a", "wallet"):
+        print(f"  ./run souk {command} --config {nodes[2].config}")
+    await trio.sleep_forever()
+
+
+def main() -> int:
+    """Run the demo; 0 if all went as it should."""
+    parser = argparse.ArgumentParser(prog="./run demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the network up at the end")
+    given = parser.parse_args()
+    if os.geteuid() != 0:
+        console.print("the sandbox needs root: sudo ./run demo")
+        return 1
+    # SIGTERM ends it as Ctrl-C does: by way of every `finally`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    home = Path(tempfile.mkdtemp(prefix="gridsouk-demo-", dir="/var/tmp"))
+    begun = time.monotonic()
+    try:
+        code = trio.run(demo, given.keep, home)
+    except (KeyboardInterrupt, DemoFailed, MarketError, BaseExceptionGroup) as problem:
+        return _explain(problem, home)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    say(f"done in {time.monotonic() - begun:.0f} s")
+    return code
+
+
+def _explain(problem: BaseException, home: Path) -> int:
+    leaves = list(_leaves(problem))
+    if any(isinstance(leaf, KeyboardInterrupt) for leaf in leaves):
+        say("interrupted; nothing is left behind")
+        return 130
+    known = [leaf for leaf in leaves if isinstance(leaf, DemoFailed | MarketError)]
+    if len(known) != len([leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]):
+        raise problem
+    for leaf in known:
+        hint = getattr(leaf, "hint", "")
+        console.print(f"[red]the demo failed:[/red] {leaf} {hint}", soft_wrap=True)
+    _show_logs(home)
+    return 1
+
+
+def _leaves(problem: BaseException) -> Iterator[BaseException]:
+    if isinstance(problem, BaseExceptionGroup):
+        for inner in problem.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield problem
+
+
+def _show_logs(home: Path) -> None:
+    for path in sorted(home.glob("*/node.log")):
+        console.print(f"--- {path.parent.name}")
+        console.print(path.read_text(errors="replace")[-3000:], markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

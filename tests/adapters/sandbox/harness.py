@@ -1,0 +1,139 @@
+"""Harness: a driver to attack, jobs to attack it with, and a way to wait for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+
+import trio
+
+from market.terms import Artifact, Env, Manifest, Workload
+from node.adapters.oci.driver import OciSandbox
+from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of
+from node.ports import Blobs, Observed, RunState, Sandbox, Unit, UnitHealth, Workspace
+
+PATIENCE_S = 30.0
+MIB = 1024 * 1024
+BASE = Manifest(
+    job_id=bytes(16),
+    name="probe",
+    workload=Workload.BATCH,
+    image=Artifact("base", bytes(32), 0),
+    command="true",
+    envs=(),
+    inputs=(),
+    outputs=("/out",),
+    checkpoint_path="",
+    checkpoint_interval_s=0,
+    resume=None,
+    cpus=1,
+    memory_mib=128,
+    disk_mib=16,
+    max_duration_s=60,
+    grace_s=2,
+    ports=(),
+)
+
+
+@dataclass(frozen=True)
+class NoGpus:
+    """A machine with two slots and no GPU."""
+
+    found: tuple[Unit, ...] = ()
+
+    def units(self) -> tuple[Unit, ...]:
+        """None to speak of."""
+        return self.found
+
+    def health(self) -> tuple[UnitHealth, ...]:
+        """Nothing to look at."""
+        return ()
+
+
+@dataclass
+class Driver:
+    """A sandbox under test with what it was made from."""
+
+    settings: OciSettings
+    blobs: Blobs
+    image: Artifact
+    sandbox: Sandbox = field(init=False)
+    _numbers: count[int] = field(default_factory=count)
+    _works: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.sandbox = self.again()
+
+    def again(self, **changes: object) -> OciSandbox:
+        """Another driver over the same state, as after a restart of the node."""
+        settings = replace(self.settings, **changes) if changes else self.settings
+        return OciSandbox(settings, self.blobs, NoGpus())
+
+    def workspace(self, command: str, unit: int = 0, **changes: object) -> Workspace:
+        """A job of its own that runs `command`."""
+        work_id = f"job-{next(self._numbers)}"
+        self._works.append(work_id)
+        manifest = replace(BASE, image=self.image, command=command, **changes)  # type: ignore[arg-type]
+        return Workspace(work_id, manifest, (unit,))
+
+    def paths(self, work_id: str) -> WorkPaths:
+        """Where the driver keeps a job."""
+        return paths_of(self.settings, work_id)
+
+    async def started(self, command: str, **changes: object) -> str:
+        """Prepare and start; returns the work id."""
+        workspace = self.workspace(command, **changes)  # type: ignore[arg-type]
+        await self.sandbox.prepare(workspace)
+        await self.sandbox.start(workspace.work_id)
+        return workspace.work_id
+
+    async def finished(self, command: str, **changes: object) -> tuple[str, Observed, str]:
+        """Run to the end: (work id, how it ended, its whole output)."""
+        work_id = await self.started(command, **changes)
+        observed = await ended(self.sandbox, work_id)
+        return work_id, observed, await self.log(work_id)
+
+    async def log(self, work_id: str) -> str:
+        """The whole output so far."""
+        data = b""
+        while part := await self.sandbox.read_log(work_id, len(data), 65536):
+            data += part
+        return data.decode()
+
+    async def wait_log(self, work_id: str, text: str) -> None:
+        """Until the job has said `text`."""
+        with trio.fail_after(PATIENCE_S):
+            while text not in await self.log(work_id):
+                await trio.sleep(0.01)
+
+    async def scrub(self) -> None:
+        """Remove every job this driver was given."""
+        for work_id in self._works:
+            await self.sandbox.scrub(work_id)
+
+
+async def ended(sandbox: Sandbox, work_id: str) -> Observed:
+    """Wait for a job to end."""
+    with trio.fail_after(PATIENCE_S):
+        while (observed := await sandbox.observe(work_id)).state is not RunState.EXITED:
+            assert observed.state is RunState.RUNNING, observed
+            await trio.sleep(0.01)
+    return observed
+
+
+def env(name: str, value: str) -> Env:
+    """A variable of a manifest."""
+    return Env(name, value)
+
+
+def small_settings(root: Path, instance: str) -> OciSettings:
+    """Small limits, so that attacks reach them soon."""
+    return OciSettings(
+        root / "state",
+        instance=instance,
+        tmp_mib=8,
+        pids_max=64,
+        files_max=128,
+        log_bytes_max=256 * 1024,
+    )

@@ -1,0 +1,63 @@
+"""The runc sandbox holds the port's contract."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from market.terms import Artifact
+from node.ports import Blobs, Observed, Sandbox, Workspace
+from tests.adapters.contract_sandbox import CONTRACT, Behaviour, Law
+from tests.adapters.sandbox.harness import Driver, ended
+
+pytestmark = pytest.mark.sandbox
+
+COMMANDS = {
+    Behaviour.SUCCEED: "echo state > /ckpt/state; echo result > /out/result; echo hello",
+    Behaviour.FAIL: "exit 3",
+    Behaviour.RUN_ON: "echo state > /ckpt/state; echo hello; sleep 600",
+    Behaviour.OVERRUN: "sleep 600",
+    Behaviour.IDLE: "true",
+}
+
+
+@dataclass
+class RuncBench:
+    """The driver as the contract sees it."""
+
+    driver: Driver
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The sandbox."""
+        return self.driver.sandbox
+
+    @property
+    def blobs(self) -> Blobs:
+        """Where its artifacts go."""
+        return self.driver.blobs
+
+    def again(self) -> Sandbox:
+        """Another driver over the same state."""
+        return self.driver.again()
+
+    def workspace(self, behaviour: Behaviour, resume: Artifact | None = None) -> Workspace:
+        """A job whose shell command behaves so."""
+        made = self.driver.workspace(COMMANDS[behaviour], checkpoint_path="/ckpt", resume=resume)
+        if behaviour is Behaviour.OVERRUN:
+            return replace(made, manifest=replace(made.manifest, max_duration_s=1))
+        return made
+
+    async def wait_ended(self, work_id: str) -> Observed:
+        """Until it has exited."""
+        return await ended(self.sandbox, work_id)
+
+    async def wait_said(self, work_id: str, text: bytes) -> None:
+        """Until its output has the text."""
+        await self.driver.wait_log(work_id, text.decode())
+
+
+@pytest.mark.parametrize("law", CONTRACT, ids=lambda law: law.__name__)
+async def test_contract(driver: Driver, law: Law) -> None:
+    await law(RuncBench(driver))

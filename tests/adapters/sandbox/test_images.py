@@ -1,0 +1,207 @@
+"""Hostile images: nothing they hold reaches beyond their own tree. Needs no root and no runtime."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from market.errors import IntegrityError, MarketError, SandboxError
+from node.adapters.oci import images
+
+KIND = "application/vnd.oci.image"
+
+
+def entry(name: str, data: bytes = b"", mode: int = 0o644, **changes: object) -> tuple[object, ...]:
+    """One entry of a layer."""
+    made = tarfile.TarInfo(name)
+    made.size, made.mode = len(data), mode
+    for field, value in changes.items():
+        setattr(made, field, value)
+    return made, data
+
+
+def directory(name: str, mode: int = 0o755) -> tuple[object, ...]:
+    """A directory of a layer."""
+    return entry(name, mode=mode, type=tarfile.DIRTYPE)
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[object, ...]:
+    """A link of a layer."""
+    return entry(name, type=kind, linkname=target)
+
+
+def layer(*entries: tuple[object, ...]) -> bytes:
+    """The tar of a layer."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for made, data in entries:
+            assert isinstance(made, tarfile.TarInfo)
+            assert isinstance(data, bytes)
+            tar.addfile(made, io.BytesIO(data))
+    return target.getvalue()
+
+
+def write_image(path: Path, *layers: bytes, kind: str = "tar", spoil: bool = False) -> Path:
+    """An OCI layout with these layers; `spoil` changes a byte of the last one afterwards."""
+    config = json.dumps({"config": {"Env": ["A=1"], "WorkingDir": "/w"}}).encode()
+    blobs = [config, *layers]
+    described = [
+        {"digest": f"sha256:{hashlib.sha256(blob).hexdigest()}", "size": len(blob)}
+        for blob in blobs
+    ]
+    manifest = {
+        "config": described[0],
+        "layers": [{"mediaType": f"{KIND}.layer.v1.{kind}", **each} for each in described[1:]],
+    }
+    body = json.dumps(manifest).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    index = json.dumps({"manifests": [{"digest": f"sha256:{digest}", "size": len(body)}]}).encode()
+    files = [("index.json", index), (f"blobs/sha256/{digest}", body)]
+    files += [(f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}", blob) for blob in blobs]
+    if spoil:
+        name, data = files[-1]
+        files[-1] = (name, data[:-1] + bytes([data[-1] ^ 1]))
+    path.write_bytes(layer(*(entry(name, data) for name, data in files)))
+    return path
+
+
+def unpacked(tmp_path: Path, *layers: bytes, kind: str = "tar") -> Path:
+    """The tree of an image with these layers."""
+    archive = write_image(tmp_path / "image.tar", *layers, kind=kind)
+    target = tmp_path / "image"
+    return images.unpack(archive, target, bytes_max=1 << 20, entries_max=100).root
+
+
+def test_an_honest_image_is_unpacked_layer_over_layer(tmp_path: Path) -> None:
+    root = unpacked(
+        tmp_path,
+        layer(
+            directory("usr"), directory("usr/lib"), link("lib", "usr/lib"), entry("usr/old"),
+            directory("gone"), entry("gone/x", b"x"), directory("swept"), entry("swept/y", b"y"),
+        ),
+        layer(
+            entry("lib/through", b"t"), entry("usr/.wh.old"), entry(".wh.gone"),
+            entry("swept/.wh..wh..opq"), entry("swept/z", b"z"), link("usr/hard", "lib/through",
+                                                                      tarfile.LNKTYPE),
+        ),
+    )  # fmt: skip
+    assert (root / "usr/lib/through").read_bytes() == b"t"
+    assert (root / "usr/hard").read_bytes() == b"t"
+    assert not (root / "usr/old").exists()
+    assert not (root / "gone").exists()
+    assert [path.name for path in (root / "swept").iterdir()] == ["z"]
+    found = images.find(tmp_path / "image")
+    assert found is not None
+    assert (found.envs, found.cwd) == (("A=1",), "/w")
+
+
+def test_compressed_layers_are_read(tmp_path: Path) -> None:
+    root = unpacked(tmp_path, gzip.compress(layer(entry("x", b"y"))), kind="tar+gzip")
+    assert (root / "x").read_bytes() == b"y"
+
+
+def test_setuid_bits_are_dropped_and_all_can_read(tmp_path: Path) -> None:
+    root = unpacked(
+        tmp_path, layer(entry("su", b"x", mode=0o6750), entry("secret", mode=0o600),
+                        directory("closed", mode=0o2700))
+    )  # fmt: skip
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in root.iterdir()}
+    assert modes == {"su": 0o754, "secret": 0o644, "closed": 0o755}
+
+
+HOSTILE = {
+    "climbing path": [entry("../escape", b"x")],
+    "path that climbs inside": [directory("a"), entry("a/../../escape", b"x")],
+    "absolute path": [entry("/escape", b"x")],
+    "character device": [entry("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)],
+    "block device": [entry("disk", type=tarfile.BLKTYPE, devmajor=254)],
+    "fifo": [entry("pipe", type=tarfile.FIFOTYPE)],
+    "hard link that climbs": [link("x", "../../escape", tarfile.LNKTYPE)],
+    "too many entries": [entry(str(number)) for number in range(101)],
+    "too many bytes": [entry("big", bytes((1 << 20) + 1))],
+    "too deep": [entry("/".join("d" * 80), b"x")],
+    "whiteout of the parent": [entry(".wh...", b"")],
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_layer_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SandboxError):
+        unpacked(tmp_path, layer(*HOSTILE[name]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.tar"]
+
+
+@pytest.mark.parametrize("target", ["/", "/etc", "../../..", "/proc/self/root", "up/../../.."])
+def test_links_are_resolved_inside_the_image(tmp_path: Path, target: str) -> None:
+    outside = tmp_path / "etc"
+    outside.mkdir()
+    try:
+        root = unpacked(tmp_path, layer(link("a", target)), layer(entry("a/gridsouk-escape", b"x")))
+    except SandboxError:
+        root = tmp_path / "image" / "rootfs"
+    assert list(outside.iterdir()) == []
+    for escape in ("/gridsouk-escape", "/etc/gridsouk-escape"):
+        assert not os.path.exists(escape)
+    found = [path for path in tmp_path.rglob("gridsouk-escape") if root not in path.parents]
+    assert found == []
+
+
+def test_a_file_never_lands_where_a_link_points(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    root = unpacked(tmp_path, layer(link("a", str(victim))), layer(entry("a", b"replaced")))
+    assert victim.read_text() == "untouched"
+    assert (root / "a").read_bytes() == b"replaced"
+
+
+def test_a_bomb_is_refused_while_it_unpacks(tmp_path: Path) -> None:
+    """Behind an entry of no known kind, whose bytes are skipped and count all the same."""
+    bomb = layer(entry("x", bytes(8 << 20), type=b"Q"))
+    with pytest.raises(SandboxError):
+        unpacked(tmp_path, gzip.compress(bomb), kind="tar+gzip")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 40
+    with pytest.raises(SandboxError, match="header of"):
+        unpacked(tmp_path, header.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+
+
+def test_a_sparse_bomb_is_refused(tmp_path: Path) -> None:
+    made = tarfile.TarInfo("big")
+    made.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0",
+                        "GNU.sparse.realsize": str(1 << 40), "GNU.sparse.name": "big"}  # fmt: skip
+    made.size = 512
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(made, io.BytesIO(b"1\n1099511627775\n1\n".ljust(512, b"\0")))
+    with pytest.raises(SandboxError, match="sparse"):
+        unpacked(tmp_path, target.getvalue())
+
+
+def test_a_spoilt_layer_is_not_unpacked(tmp_path: Path) -> None:
+    archive = write_image(tmp_path / "image.tar", layer(entry("x", b"y")), spoil=True)
+    with pytest.raises(IntegrityError):
+        images.unpack(archive, tmp_path / "image", bytes_max=1 << 20, entries_max=100)
+    assert images.find(tmp_path / "image") is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"not a tar", bytes(10240), layer(entry("index.json", b"{}")),
+             layer(entry("index.json", b"[]")), layer(entry("index.json", b"\xff"))]
+)  # fmt: skip
+def test_what_is_no_image_says_so(tmp_path: Path, data: bytes) -> None:
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(data)
+    with pytest.raises(MarketError):
+        images.unpack(archive, tmp_path / "image", bytes_max=1 << 20, entries_max=100)

@@ -1,0 +1,260 @@
+"""A job's life in the sandbox: each call repeatable, each state true, nothing left at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from market.errors import SandboxError
+from market.terms import Artifact
+from node.adapters.oci import cgroups, disk, launch
+from node.ports import RunState, Workspace
+from tests.adapters.sandbox.harness import PATIENCE_S, Driver, ended, env
+
+pytestmark = pytest.mark.sandbox
+
+
+async def test_a_job_sees_its_inputs_variables_and_places(driver: Driver) -> None:
+    hash_ = await driver.blobs.put(b"print(open('/in/data/x.txt').read())\n")
+    data = await driver.blobs.put(b"forty-two")
+    _, observed, log = await driver.finished(
+        "python3 /in/main.py; echo $GRIDSOUK_INPUT $GRIDSOUK_OUT $HOME $COLOUR; pwd; id -u; "
+        "echo no > /in/main.py; echo $NVIDIA_VISIBLE_DEVICES; echo end",
+        inputs=(Artifact("/in/main.py", hash_, 37), Artifact("/in/data/x.txt", data, 9)),
+        envs=(env("COLOUR", "blue"), env("HOME", "/root")),
+    )
+    assert observed.exit_code == 0
+    lines = log.splitlines()
+    assert lines[:4] == ["forty-two", "/in /out /tmp blue", "/out", "65534"]
+    assert "Read-only file system" in lines[4]
+    assert lines[5] == "void"
+
+
+async def test_calls_are_safe_to_repeat(driver: Driver) -> None:
+    workspace = driver.workspace("echo once >> /out/count; cat /out/count; sleep 0.2")
+    sandbox, work_id = driver.sandbox, workspace.work_id
+    assert (await sandbox.observe(work_id)).state is RunState.ABSENT
+    await sandbox.prepare(workspace)
+    await sandbox.prepare(workspace)
+    assert (await sandbox.observe(work_id)).state is RunState.PREPARED
+    await sandbox.start(work_id)
+    await sandbox.start(work_id)
+    await sandbox.prepare(workspace)
+    observed = await ended(sandbox, work_id)
+    await sandbox.start(work_id)
+    assert await sandbox.observe(work_id) == observed
+    assert await driver.log(work_id) == "once\n"
+    await sandbox.stop(work_id, 1.0)
+    await sandbox.stop(work_id, 1.0)
+    await sandbox.scrub(work_id)
+    await sandbox.scrub(work_id)
+    assert (await sandbox.observe(work_id)).state is RunState.ABSENT
+
+
+async def test_another_manifest_replaces_what_was_prepared(driver: Driver) -> None:
+    first = driver.workspace("echo first")
+    second = Workspace(first.work_id, driver.workspace("echo second").manifest, first.units)
+    await driver.sandbox.prepare(first)
+    await driver.sandbox.prepare(second)
+    await driver.sandbox.start(first.work_id)
+    await ended(driver.sandbox, first.work_id)
+    assert await driver.log(first.work_id) == "second\n"
+
+
+async def test_what_is_not_prepared_cannot_start(driver: Driver) -> None:
+    with pytest.raises(SandboxError, match="not prepared"):
+        await driver.sandbox.start("job-unknown")
+    with pytest.raises(SandboxError, match="cannot name a job"):
+        await driver.sandbox.start("../../etc")
+    assert (await driver.sandbox.observe("../../etc")).state is RunState.ABSENT
+
+
+async def test_an_image_without_a_shell_says_so(driver: Driver) -> None:
+    workspace = driver.workspace("true")
+    await driver.sandbox.prepare(workspace)
+    root = driver.paths(workspace.work_id).root
+    disk.command("mount", "--bind", "-o", "ro", "/proc/self/fdinfo", str(root / "bin"))
+    try:
+        with pytest.raises(SandboxError, match="did not start"):
+            await driver.sandbox.start(workspace.work_id)
+    finally:
+        disk.command("umount", str(root / "bin"))
+    assert (await driver.sandbox.observe(workspace.work_id)).state is RunState.PREPARED
+
+
+async def test_stop_lets_a_program_save_its_state(driver: Driver) -> None:
+    source = (
+        "import signal, sys, time\n"
+        "def save(*_):\n"
+        "    time.sleep(0.3)\n"
+        "    open('/out/saved', 'w').write('yes')\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    work_id = await driver.started(f'cd /out; python3 -c "{source}"; echo next command')
+    await driver.wait_log(work_id, "ready")
+    with trio.fail_after(8):
+        await driver.sandbox.stop(work_id, 10.0)
+    observed = await driver.sandbox.observe(work_id)
+    assert (observed.state, observed.signal, observed.timed_out) == (RunState.EXITED, 15, False)
+    assert [a.path for a in await driver.sandbox.collect(work_id)] == ["/out/saved"]
+    assert "next command" not in await driver.log(work_id)
+
+
+async def test_stop_kills_what_ignores_it_after_the_grace(driver: Driver) -> None:
+    work_id = await driver.started("trap '' TERM; echo ready; while :; do sleep 1; done")
+    await driver.wait_log(work_id, "ready")
+    before = trio.current_time()
+    await driver.sandbox.stop(work_id, 0.5)
+    assert 0.4 < trio.current_time() - before < 5
+    assert (await driver.sandbox.observe(work_id)).state is RunState.EXITED
+
+
+async def test_secrets_reach_the_job_and_no_disk(driver: Driver) -> None:
+    plain = driver.workspace("echo $TOKEN; sleep 60")
+    secret = Workspace(plain.work_id, plain.manifest, plain.units, (("TOKEN", "xyzzy-4711"),))
+    await driver.sandbox.prepare(secret)
+    await driver.sandbox.start(plain.work_id)
+    await driver.wait_log(plain.work_id, "xyzzy-4711")
+    paths = driver.paths(plain.work_id)
+    for file in (*paths.state.rglob("*"), *paths.live.rglob("*")):
+        if file.is_file() and file not in (paths.volume_image, paths.log):
+            assert b"xyzzy-4711" not in file.read_bytes(), file
+
+
+STARTER = """
+import os, signal, sys
+import trio
+from pathlib import Path
+from market.codec import decode
+from market.terms import Manifest
+from node.adapters.disk.blobs import open_blobs
+from node.adapters.oci.driver import OciSandbox
+from node.adapters.oci.settings import OciSettings
+from node.ports import Workspace
+from tests.adapters.sandbox.harness import NoGpus
+
+async def main(state, blobs, instance, work_id, manifest):
+    store = await open_blobs(Path(blobs), bytes_max=1 << 30, pinned=tuple)
+    sandbox = OciSandbox(OciSettings(Path(state), instance=instance), store, NoGpus())
+    job = decode(Manifest, Path(manifest).read_bytes())
+    await sandbox.prepare(Workspace(work_id, job, (0,)))
+    await sandbox.start(work_id)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+trio.run(main, *sys.argv[1:])
+"""
+
+
+async def test_a_job_outlives_the_node_that_started_it(
+    driver: Driver, driver_root: Path, tmp_path: Path
+) -> None:
+    from market.codec import encode
+
+    workspace = driver.workspace("echo begun; while ! [ -e /out/go ]; do sleep 0.05; done; exit 7")
+    manifest = tmp_path / "manifest"
+    manifest.write_bytes(encode(workspace.manifest))
+    starter = await trio.run_process(
+        [
+            sys.executable,
+            "-c",
+            STARTER,
+            str(driver.settings.state_dir),
+            str(driver_root / "blobs"),
+            driver.settings.instance,
+            workspace.work_id,
+            str(manifest),
+        ],
+        check=False,
+    )
+    assert starter.returncode == -signal.SIGKILL
+    adopted = driver.again()
+    assert await adopted.works() == (workspace.work_id,)
+    first = await adopted.observe(workspace.work_id)
+    assert first.state is RunState.RUNNING
+    await driver.wait_log(workspace.work_id, "begun")
+    (driver.paths(workspace.work_id).volume / "v0" / "go").touch()
+    last = await ended(adopted, workspace.work_id)
+    assert last.exit_code == 7
+    assert 0 < first.metered_s < last.metered_s < PATIENCE_S
+
+
+async def test_metered_seconds_agree_with_the_wall_over_restarts(driver: Driver) -> None:
+    work_id = await driver.started("sleep 60")
+    began, seen = trio.current_time(), (await driver.sandbox.observe(work_id)).metered_s
+    for _ in range(5):
+        await trio.sleep(0.2)
+        observed = await driver.again().observe(work_id)
+        assert abs((observed.metered_s - seen) - (trio.current_time() - began)) < 0.1
+    await driver.sandbox.stop(work_id, 0)
+    stopped = await driver.sandbox.observe(work_id)
+    assert stopped.metered_s >= observed.metered_s
+    await trio.sleep(0.2)
+    assert await driver.again().observe(work_id) == stopped
+
+
+async def test_a_job_whose_shim_was_killed_ends(driver: Driver) -> None:
+    work_id = await driver.started("sleep 600")
+    paths = driver.paths(work_id)
+    os.kill(launch.shim_pid(paths), signal.SIGKILL)
+    observed = await ended(driver.sandbox, work_id)
+    assert (observed.exit_code, observed.signal) == (137, 9)
+    assert cgroups.Cgroup(paths.cgroup, cgroups.is_v2()).pids() == ()
+
+
+async def test_a_starter_killed_at_the_gate_leaves_the_job_prepared(driver: Driver) -> None:
+    workspace = driver.workspace("echo ran")
+    await driver.sandbox.prepare(workspace)
+    paths = driver.paths(workspace.work_id)
+    sandbox = driver.again()
+    plan = sandbox._plan(paths, workspace.manifest, (0,))
+    from node.adapters.oci import bundle
+
+    spec = launch.write_bundle(
+        paths,
+        sandbox._cgroup(paths),
+        driver.settings,
+        bundle.configuration(plan),
+        wall_s=60,
+        grace_s=1,
+    )
+    shim = subprocess.Popen(  # noqa: ASYNC220, it forks and ends at once
+        launch.shim_command(spec),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert shim.stdin
+    assert shim.stdout
+    with shim.stdin, shim.stdout:
+        assert json.loads(shim.stdout.readline())["pid"] > 0
+    shim.wait()
+    assert launch.wait_released(paths, PATIENCE_S)
+    assert (await driver.sandbox.observe(workspace.work_id)).state is RunState.PREPARED
+    assert cgroups.Cgroup(paths.cgroup, cgroups.is_v2()).pids() == ()
+    await driver.sandbox.start(workspace.work_id)
+    await ended(driver.sandbox, workspace.work_id)
+    assert await driver.log(workspace.work_id) == "ran\n"
+
+
+async def test_scrub_leaves_nothing_even_of_a_running_job(driver: Driver) -> None:
+    work_id = await driver.started("busybox setsid sleep 600 & sleep 600", checkpoint_path="/ckpt")
+    paths = driver.paths(work_id)
+    image = str(paths.volume_image)
+    assert image in disk.command("losetup", "--all")
+    await driver.sandbox.scrub(work_id)
+    assert not paths.state.exists()
+    assert not paths.run.exists()
+    assert disk.mounts_below(paths.run) == ()
+    assert image not in disk.command("losetup", "--all")
+    assert work_id not in cgroups.known(f"/gridsouk/{driver.settings.instance}")
+    assert list((driver.settings.state_dir / "staging").iterdir()) == []
+    assert await driver.sandbox.works() == ()

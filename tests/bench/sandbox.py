@@ -1,0 +1,179 @@
+"""Bench of the sandbox: from a signed agreement to a job's first output, beside bare `runc run`.
+
+The same image, command and machine, one after the other, medians. Ours stages a volume with a
+quota, verifies the container and keeps a shim; the reference does none of that, and has only the
+same root file system, namespaces and filter.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from market.terms import Artifact
+from node.adapters.disk.blobs import open_blobs
+from node.adapters.oci import bundle, cgroups, images
+from node.adapters.oci.base_image import build_base_image
+from node.adapters.oci.cdi import Edits
+from node.adapters.oci.cgroups import Cgroup
+from node.ports import RunState
+from tests.adapters.sandbox.harness import MIB, Driver, small_settings
+from tests.bench.row import Row, row
+
+ROUNDS = 9
+COMMAND = "echo hi"
+PREPARE_GOAL_S = 0.5
+START_GOAL_S = 1.0
+CHECKPOINT_MIB = 64
+
+
+async def rows(data: Path) -> list[Row]:
+    """Measured now; `data` is not needed. Needs root and runc."""
+    del data
+    with tempfile.TemporaryDirectory(prefix="gridsouk-bench-") as folder:
+        root = Path(folder)
+        hash_, size = await trio.to_thread.run_sync(build_base_image, root / "base.tar", ())
+        blobs = await open_blobs(root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
+        await blobs.put_file(str(root / "base.tar"))
+        driver = Driver(small_settings(root, "bench"), blobs, Artifact("base", hash_, size))
+        try:
+            return await _measure(driver, root)
+        finally:
+            await driver.scrub()
+
+
+async def _measure(driver: Driver, root: Path) -> list[Row]:
+    await driver.finished("true")  # unpacks the image
+    prepares, starts, scrubs = [], [], []
+    for _ in range(ROUNDS):
+        workspace = driver.workspace(COMMAND)
+        began = time.perf_counter()
+        await driver.sandbox.prepare(workspace)
+        prepared = time.perf_counter()
+        await driver.sandbox.start(workspace.work_id)
+        await _until(partial(_said, driver, workspace.work_id))
+        said = time.perf_counter()
+        await _until(partial(_ended, driver, workspace.work_id))
+        exited = time.perf_counter()
+        await driver.sandbox.scrub(workspace.work_id)
+        prepares.append(prepared - began)
+        starts.append(said - began)
+        scrubs.append(time.perf_counter() - exited)
+    image = images.find(driver.settings.state_dir / "images" / driver.image.hash.hex())
+    assert image is not None
+    bare = await trio.to_thread.run_sync(_bare, image.root, root)
+    first, prepare, scrub = (statistics.median(times) for times in (starts, prepares, scrubs))
+    against = ("bare runc run", round(bare, 4))
+    goal = f"under {START_GOAL_S} s"
+    return [
+        row("agreement to first output", first, "s", against, goal, first < START_GOAL_S),
+        row("of it: disk, inputs, mounts", prepare, "s", ("", 0.0),
+            f"under {PREPARE_GOAL_S} s", prepare < PREPARE_GOAL_S),
+        row("scrub", scrub, "s", ("", 0.0), f"under {PREPARE_GOAL_S} s", scrub < PREPARE_GOAL_S),
+        await _checkpoint(driver),
+    ]  # fmt: skip
+
+
+async def _said(driver: Driver, work_id: str) -> bool:
+    return bool(await driver.sandbox.read_log(work_id, 0, 10))
+
+
+async def _ended(driver: Driver, work_id: str) -> bool:
+    return (await driver.sandbox.observe(work_id)).state is RunState.EXITED
+
+
+async def _until(true: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(30):
+        while not await true():
+            await trio.sleep(0.001)
+
+
+async def _checkpoint(driver: Driver) -> Row:
+    """How long a job stands still while its checkpoint of 64 MiB is taken, as it sees it."""
+    source = (
+        "import time\n"
+        f"open('/ckpt/state', 'wb').write(bytes({CHECKPOINT_MIB} << 20))\n"
+        "print('ready', flush=True)\n"
+        "worst, last = 0.0, time.monotonic()\n"
+        "end = last + 3\n"
+        "while last < end:\n"
+        "    time.sleep(0.001)\n"
+        "    now = time.monotonic()\n"
+        "    worst, last = max(worst, now - last), now\n"
+        "print('worst', worst, flush=True)\n"
+    )
+    work_id = await driver.started(
+        f'python3 -c "{source}"', checkpoint_path="/ckpt", disk_mib=CHECKPOINT_MIB + 16
+    )
+    await driver.wait_log(work_id, "ready")
+    began = time.perf_counter()
+    await driver.sandbox.checkpoint(work_id)
+    whole = time.perf_counter() - began
+    await driver.wait_log(work_id, "worst")
+    worst = float((await driver.log(work_id)).split()[-1])
+    against = ("the whole checkpoint", round(whole, 4))
+    return row("pause of a checkpoint", worst, "s", against, "under 0.5 s", worst < 0.5)
+
+
+def _bare(image: Path, root: Path) -> float:
+    folder = root / "bare"
+    folder.mkdir()
+    plan = bundle.Plan(
+        command=COMMAND,
+        envs={"PATH": "/bin"},
+        cwd="/",
+        hostname="bare",
+        root=str(image),
+        cgroup="/gridsouk/bench-bare/bare",
+        uid_base=200_000,
+        memory_bytes=128 * MIB,
+        cpus=1,
+        pids=64,
+        files=128,
+        locked_bytes=65536,
+        tmp_bytes=8 * MIB,
+        volumes=(),
+        edits=Edits(),
+        cgroup_namespace=True,
+    )
+    config = bundle.configuration(plan)
+    process = config["process"]
+    config["process"] = {**process, "args": ["/bin/sh", "-c", COMMAND]}
+    # Below a folder of root's own nobody else may walk, as the container's root would have to.
+    config["linux"]["namespaces"] = [
+        kind for kind in config["linux"]["namespaces"] if kind["type"] != "user"
+    ]
+    for name in ("uidMappings", "gidMappings"):
+        del config["linux"][name]
+    config["mounts"] = [each for each in config["mounts"] if each["destination"] != "/dev/pts"]
+    (folder / "config.json").write_text(json.dumps(config))
+    try:
+        return statistics.median(_seconds(lambda: _run(folder)) for _ in range(ROUNDS))
+    finally:
+        for path in ("/gridsouk/bench-bare", "/gridsouk"):
+            if not cgroups.known(path):
+                Cgroup(path, cgroups.is_v2()).remove()
+
+
+def _run(folder: Path) -> None:
+    done = subprocess.run(
+        ["runc", "--root", str(folder / "state"), "run", "--bundle", str(folder), "bench-bare"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    assert done.stdout == b"hi\n", done.stderr
+
+
+def _seconds(act: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
