@@ -30,11 +30,16 @@ def best(
     columns: Columns, query: Query, k: int, is_cached: CachedTest
 ) -> tuple[list[tuple[float, int, int]], Rows]:
     """The best `k` rows as (total, tie, place in the rows returned beside), in that order."""
-    return _ordered(columns, query, cheapest(columns, query, k, is_cached), k)
+    return _ordered(columns, query, _read(columns, query, k, is_cached), k)
 
 
 def cheapest(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> Rows:
-    """At least the best `k` rows, with all that tie with the k-th, in no order.
+    """The best `k` rows and all that tie with the k-th, in no order."""
+    return _cut(_read(columns, query, k, is_cached), k)
+
+
+def _read(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> Rows:
+    """The best `k` rows among others.
 
     Reads blocks by their bound until no unread one can hold a row as good as the k-th. A bit of an
     image's hash says only that it may be cached: `is_cached(slots)` is asked where it matters.
@@ -52,11 +57,9 @@ def cheapest(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> R
             break
         rows = evaluate(columns, query, blocks[done:step_end], is_cached)
         rows = _certain(columns, query, rows, k, is_cached)
-        kept = rows if kept is None else _joined(kept, rows)
-        if len(kept.slots) > 4 * k:
-            kept = _cut(kept, k)
+        kept = rows if kept is None else _joined(_cut(kept, k), rows)
         done, step = step_end, step * 2
-    return _cut(kept, k) if kept is not None else _nothing()
+    return kept if kept is not None else _nothing()
 
 
 def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: CachedTest) -> Rows:
