@@ -85,6 +85,7 @@ async def serve(
 async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
     config = HypercornConfig()
     config.accesslog = None
+    config.keep_alive_timeout = 30  # a loaded machine may take its time to ask
     config.errorlog = logging.getLogger("gridsouk.web")
     config.include_server_header = False
     context = WorkerContext(None)

@@ -28,6 +28,11 @@ resources:
 """
 
 
+def _hear_interrupts() -> None:
+    """A shell's background job is started deaf to Ctrl-C, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Said:
     code: int
@@ -66,6 +71,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=_hear_interrupts,
         )
 
     def souk(self, *arguments: str) -> Said:
