@@ -119,7 +119,7 @@ def _lay_out(root: Path, busybox: Path, packages: tuple[str, ...]) -> None:
     stdlib = root / PYTHON / "lib" / f"python{_version()}"
     _copy_python(Path(sysconfig.get_path("stdlib")), stdlib)
     for package in packages:
-        _copy_package(package, stdlib / "site-packages")
+        _copy_package(package, stdlib)  # Debian's Python looks into no site-packages
     _copy_libraries(root, (root / PYTHON / "bin" / f"python{_version()}", *stdlib.rglob("*.so*")))
     for source in sorted(stdlib.rglob("*.py")):
         _compile(source, root)
@@ -135,7 +135,6 @@ def _skip(_: str, names: list[str]) -> list[str]:
 
 def _copy_python(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=_skip, symlinks=False)
-    (target / "site-packages").mkdir(exist_ok=True)
 
 
 def _copy_package(name: str, site: Path) -> None:
