@@ -11,7 +11,6 @@ import importlib.util
 import io
 import json
 import platform
-import py_compile
 import re
 import shutil
 import subprocess
@@ -121,8 +120,7 @@ def _lay_out(root: Path, busybox: Path, packages: tuple[str, ...]) -> None:
     for package in packages:
         _copy_package(package, stdlib)  # Debian's Python looks into no site-packages
     _copy_libraries(root, (root / PYTHON / "bin" / f"python{_version()}", *stdlib.rglob("*.so*")))
-    for source in sorted(stdlib.rglob("*.py")):
-        _compile(source, root)
+    _compile(stdlib, root)
 
 
 def _version() -> str:
@@ -183,14 +181,25 @@ def _loader(program: Path) -> Path | None:
     return Path(found[1]) if found else None
 
 
-def _compile(source: Path, root: Path) -> None:
+_COMPILER: Final = """
+import pathlib, py_compile, sys
+root = sys.argv[1]
+for source in sorted(pathlib.Path(sys.argv[2]).rglob("*.py")):
     try:
         py_compile.compile(
             str(source), dfile="/" + str(source.relative_to(root)), doraise=True, quiet=2,
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        )  # fmt: skip
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     except py_compile.PyCompileError:
-        return  # a template or a sample of wrong code; it is kept as text
+        pass  # a template or a sample of wrong code; it is kept as text
+"""
+
+
+def _compile(stdlib: Path, root: Path) -> None:
+    """In a fresh process with a fixed hash seed: what Python writes depends on its own past."""
+    subprocess.run(
+        [sys.executable, "-S", "-c", _COMPILER, str(root), str(stdlib)],
+        env={"PYTHONHASHSEED": "0"}, check=True,
+    )  # fmt: skip
 
 
 def _tar(target: Path, root: Path) -> None:
