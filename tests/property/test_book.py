@@ -41,7 +41,7 @@ def newest(said: Sequence[Offer]) -> dict[tuple[bytes, bytes], Offer]:
     return {(offer.peer, offer.offer_id): offer for offer in said}
 
 
-def filled(said: Sequence[Offer], block: int = 4) -> Book:
+def filled(said: Sequence[Offer], block: int = 2) -> Book:
     """A book that heard these offers in this order."""
     book = Book(block=block)
     for sequence, offer in enumerate(said, start=1):
@@ -50,7 +50,7 @@ def filled(said: Sequence[Offer], block: int = 4) -> Book:
 
 
 @settings(max_examples=100)
-@given(st.lists(offers(), max_size=60), demands, measured, st.integers(1, 12))
+@given(st.lists(offers(), min_size=20, max_size=70), demands, measured, st.integers(1, 6))
 def test_top_is_a_full_scan(
     said: list[Offer], demand: Demand, rtt_us: dict[bytes, int] | None, k: int
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_book_that_forgot_answers_as_one_that_never_heard(
 
 
 @settings(max_examples=40)
-@given(st.lists(offers(), max_size=30), st.lists(demands, min_size=1, max_size=5))
+@given(st.lists(offers(), min_size=5, max_size=40), st.lists(demands, min_size=1, max_size=5))
 def test_a_batch_prices_pairs_as_one_by_one(said: list[Offer], batch: list[Demand]) -> None:
     book = filled(said)
     pairs = fitting_pairs(batch, book, NOW)

@@ -9,6 +9,7 @@ import pytest
 
 from market.book import Book
 from market.errors import RefusedError
+from market.rows import tie
 from tests.unit.offers import NOW, demand_of, key, offer_of
 
 
@@ -128,3 +129,14 @@ def test_a_flood_of_gpu_names_is_refused_not_kept() -> None:
     statistics = book.statistics()
     assert (statistics["models"], statistics["refused"]) == (1024, 76)
     assert book.update(key(1), (offer_of(1, gpu_name="Fake 3"),), 1, b"", NOW)
+
+
+def test_ties_are_settled_over_all_blocks() -> None:
+    """Forty equal offers in twenty blocks: no block may be left out because it is no better."""
+    book = Book(block=2)
+    for number in range(1, 41):
+        book.update(key(number), (offer_of(number),), 1, b"", NOW)
+    for number in range(1, 9):
+        demand = demand_of(number, value_of_time_per_hour=0)
+        expected = sorted(tie(demand, offer) for offer in book.offers())[:5]
+        assert [found.tie for found in book.top(demand, 5, NOW)] == expected
