@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import TracebackType
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from market.errors import ChainError
 
 TIMEOUT_S: Final = 5.0
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024  # a page of logs; more is asked for in smaller ranges
+RECURSION_MAX: Final = 1000  # Python's own default
 ROUNDS: Final = 2  # how often the whole list of endpoints is tried
 
 
@@ -79,7 +81,7 @@ class Rpc:
                 body += part
                 if len(body) > ANSWER_BYTES_MAX:
                     raise ValueError("answer too long")
-        answer = json.loads(bytes(body))
+        answer = _parsed(bytes(body))
         if not isinstance(answer, dict) or answer.get("id") != call["id"]:
             raise ValueError("not an answer to this call")
         error = answer.get("error")
@@ -92,6 +94,20 @@ class Rpc:
         if "result" not in answer:
             raise ValueError("neither result nor error")
         return answer["result"]
+
+
+def _parsed(body: bytes) -> Any:
+    """The JSON in `body`. Raises ValueError, also for what nests deeper than any answer does.
+
+    py_ecc, which eth_account brings, raises Python's recursion limit so far that such nesting
+    would overflow the stack of the process; it is put back before a stranger's bytes are read.
+    """
+    if sys.getrecursionlimit() > RECURSION_MAX:
+        sys.setrecursionlimit(RECURSION_MAX)
+    try:
+        return json.loads(body)
+    except RecursionError as problem:
+        raise ValueError("nested too deep") from problem
 
 
 def number(value: object) -> int:
