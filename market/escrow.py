@@ -120,7 +120,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """`paid` base units were paid so far, in total. A call that pays and closes tells only Closed."""
+    """`paid` base units were paid so far, in total. What pays and closes tells only Closed."""
 
     agreement: bytes
     paid: int
