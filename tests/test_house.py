@@ -68,7 +68,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
     ("node.bulletin", "node.keeper"),
     ("node.provider", "node.requester"),
-    ("node.inbox", "node.control"),
+    ("node.inbox", "node.desk", "node.desk.rows"),
+    ("node.desk.jobs", "node.desk.market", "node.desk.money", "node.desk.network"),
+    ("node.control",),
     ("node.app",),
     # above the app, so that only what wires the node together can reach them
     (
