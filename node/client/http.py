@@ -58,9 +58,14 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(TIMEOUT_S)
-        self.sock.connect(os.fsencode(self._path))
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            found.settimeout(TIMEOUT_S)
+            found.connect(os.fsencode(self._path))
+        except BaseException:
+            found.close()
+            raise
+        self.sock = found
 
 
 class _Counted:
