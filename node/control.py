@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.gauges import GaugeDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
@@ -30,6 +31,7 @@ class Control:
         self.market = MarketDesk(ports, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
+        self.gauges = GaugeDesk(ports, keeper, bulletin)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

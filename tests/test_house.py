@@ -69,7 +69,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node.bulletin", "node.keeper"),
     ("node.provider", "node.requester"),
     ("node.inbox", "node.desk", "node.desk.rows"),
-    ("node.desk.jobs", "node.desk.market", "node.desk.money", "node.desk.network"),
+    (
+        "node.desk.jobs",
+        "node.desk.market",
+        "node.desk.money",
+        "node.desk.network",
+        "node.desk.gauges",
+    ),
     ("node.control",),
     ("node.app",),
     # above the app, so that only what wires the node together can reach them
