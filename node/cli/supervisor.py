@@ -22,6 +22,7 @@ def notify(*lines: str) -> bool:
     if address.startswith("@"):
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as told:
+        told.setblocking(False)  # whoever does not listen must not hold the node up
         try:
             told.connect(address)
             told.sendall("\n".join(lines).encode())
