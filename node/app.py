@@ -69,7 +69,7 @@ async def run_node(
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(_look_round, shop)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester, artifacts))
+        task_status.started(Control(config, ports, keeper, bulletin, requester, shop, queue))
 
 
 async def _trade(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market.errors import SpecError
 from market.units import parse_duration_s, parse_money, parse_size_mib
-from node.cli.selling import AMOUNTS, to_selling
+from node.cli.selling import AMOUNTS, ProviderSettings, UnitGroup, to_selling
 
 if TYPE_CHECKING:
     from node.config import Config
@@ -41,43 +41,6 @@ class SettingsError(SpecError):
     """The configuration cannot be used as it is."""
 
     code = "bad-configuration"
-
-
-@dataclass(frozen=True, slots=True)
-class UnitGroup:
-    """Units the owner declares: `count` slots called `name`, each with `ram_mib`.
-
-    Amounts in whole tokens; None takes the provider's.
-    """
-
-    name: str
-    count: int
-    ram_mib: int
-    price_per_hour: str | None = None
-    collateral_per_unit: str | None = None
-    preemptible_price_per_hour: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """What this node sells. Amounts in whole tokens; the rest per unit."""
-
-    price_per_hour: str
-    collateral_per_unit: str
-    cpu_cores: int = 1
-    cpu_ram_mib: int = 2048
-    disk_space_mib: int = 10_240
-    inet_up_kbps: int = 100_000
-    inet_down_kbps: int = 100_000
-    geolocation: str = ""
-    min_duration_s: int = 1
-    max_duration_s: int = 7 * 24 * 3600
-    policy: str = "fcfs"
-    preemptible: bool = False
-    preemptible_price_per_hour: str = "0"
-    grace_s: int = 10
-    placement: str = "fgd"
-    units: tuple[UnitGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

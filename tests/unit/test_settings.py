@@ -7,7 +7,8 @@ import pytest
 from node import config as rules
 from node.adapters.devices.declared import Declared
 from node.cli.daemon import to_place
-from node.cli.settings import SettingsError, UnitGroup, load, to_config
+from node.cli.selling import UnitGroup
+from node.cli.settings import SettingsError, load, to_config
 
 WHOLE = """\
 network = "devnet"
