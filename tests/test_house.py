@@ -23,9 +23,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages", "market.escrow"),
-    ("market.signing", "market.voucher", "market.coordinates", "market.models"),
-    ("market.reallocation", "market.reputation"),
+    ("market.messages", "market.escrow", "market.chainlog"),
+    ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
+    ("market.reallocation", "market.reputation", "market.statement"),
     # market, the matching engine
     ("market.throughput", "market.names", "market.columns"),
     ("market.cost",),
@@ -140,7 +140,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
-    "node/ports.py": 450,  # the waist: one page to read before any adapter
+    "node/ports.py": 460,  # the waist: one page to read before any adapter
     "market/duties.py": 430,  # half of it names the duties, half derives them: one thought
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/provider.py": 440,  # to be split when preemption enters it
