@@ -23,9 +23,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages", "market.escrow"),
-    ("market.signing", "market.voucher", "market.coordinates", "market.models"),
-    ("market.reallocation", "market.reputation"),
+    ("market.messages", "market.escrow", "market.chainlog"),
+    ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
+    ("market.reallocation", "market.reputation", "market.statement"),
     # market, the matching engine
     ("market.throughput", "market.names", "market.columns"),
     ("market.cost",),
