@@ -19,12 +19,14 @@ from node.artifacts import PROTOCOL, Artifacts
 from node.bulletin import Bulletin
 from node.config import Config
 from node.control import Control
+from node.demands import Demands
 from node.inbox import Inbox
 from node.keeper import Keeper
 from node.mail import Mail
 from node.ports import Ports
 from node.provider import Provider
 from node.requester import Requester
+from node.wishes import Wishes
 
 log = structlog.get_logger("node")
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
@@ -43,8 +45,10 @@ async def run_node(
     artifacts = Artifacts(ports.link, ports.blobs, _may_fetch(keeper))
     provider = Provider(config, ports, keeper, mail, artifacts)
     bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, provider.offers)
-    requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
-    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
+    requester = Requester(ports, keeper, mail, artifacts)
+    demands = Demands(config, ports, keeper, mail, bulletin)
+    wishes = Wishes(ports, keeper, mail, bulletin, demands)
+    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
 
@@ -55,14 +59,14 @@ async def run_node(
         return await room.perform(duty, agreement)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run, perform, requester.perform_job)
+        nursery.start_soon(keeper.run, perform, wishes.perform)
         nursery.start_soon(_follow_chain, ports, keeper)
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_trade, config, keeper, bulletin, provider)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester))
+        task_status.started(Control(config, ports, keeper, bulletin, demands))
 
 
 async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:

@@ -24,9 +24,12 @@ from market.escrow import (
     Closed,
     CloseSigned,
     Closing,
+    Extend,
+    Extended,
     Finalize,
     Open,
     Opened,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
@@ -124,6 +127,14 @@ def calldata(order: ChainOrder) -> str:
     """An order as the escrow's calldata, in hex."""
     terms = terms_tuple(order.terms)
     match order:
+        case OpenMany(opens=opens):
+            return call(
+                "Escrow", "openMany", [terms_tuple(one.terms) for one in opens],
+                [one.requester_signature for one in opens],
+                [one.provider_signature for one in opens],
+            )  # fmt: skip
+        case Extend(extension=e, requester_signature=r, provider_signature=p):
+            return call("Escrow", "extend", terms, (e.agreement, e.deposit, e.duration_s), r, p)
         case Open(requester_signature=requester, provider_signature=provider):
             return call("Escrow", "open", terms, requester, provider)
         case Claim(voucher=voucher, signature=signature):
@@ -146,7 +157,7 @@ def calldata(order: ChainOrder) -> str:
             return call("Escrow", "slash", terms)
 
 
-_FACTS = ("Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
+_FACTS = ("Opened", "Extended", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
 
 
 @functools.cache
@@ -179,6 +190,8 @@ def fact(log: dict[str, Any], at_s: int, providers: dict[bytes, bytes]) -> Chain
         case "Opened":
             providers[id_] = bytes.fromhex(said["provider"][2:])
             return Opened(id_, at_s, tx)
+        case "Extended":
+            return Extended(id_, said["extraDeposit"], said["extraDuration"], tx)
         case "Claimed":
             return Claimed(id_, said["paid"], tx)
         case "Challenged":
