@@ -108,6 +108,7 @@ class Agreement:
     grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
     rank: U8 = 0  # which node of a gang of num_nodes it is
     num_nodes: U8 = 1
+    bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE
     reason: Text256 = ""

@@ -15,16 +15,20 @@ from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
 from node.desk.network import NetworkDesk
 from node.desk.plans import PlanDesk
+from node.desk.selling import SellingDesk
 from node.keeper import Keeper
 from node.ports import Ports
+from node.queue import Queue
+from node.shop import Shop
 
 
 class Control:
     """The node's front desk."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, demands: Demands
-    ) -> None:
+        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, demands: Demands,
+        shop: Shop, queue: Queue,
+    ) -> None:  # fmt: skip
         """Opens a desk for each subject; has no state of its own."""
         self.ports = ports  # for the API: blobs go in and out as streams
         self.jobs = JobDesk(ports, keeper, demands)
@@ -32,6 +36,7 @@ class Control:
         self.market = MarketDesk(ports, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
+        self.selling = SellingDesk(ports, keeper, shop, queue)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -19,7 +19,7 @@ from market.waiting import reason_to_wait
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
-from node.desk.rows import offer_row
+from node.desk.rows import Said, offer_row
 from node.ports import Ports
 
 RANKED = 10  # offers shown, as many as fit on a screen
@@ -41,7 +41,7 @@ class PlanDesk:
 
     def checked(self, raw: object) -> dict[str, Any]:
         """What a right job file asks for, and what it may cost at most. Raises SpecError."""
-        return self._said(parse(raw, decimals=self._ports.chain.info.decimals))
+        return self._asked_for(parse(raw, decimals=self._ports.chain.info.decimals))
 
     async def plan(
         self, raw: object, image: Artifact | None = None, inputs: tuple[Artifact, ...] = ()
@@ -73,7 +73,7 @@ class PlanDesk:
         held = sum(self._held(c.offer.price_per_hour, c.units, spec) for c in chosen)
         price = sum(c.cost.price for c in chosen)
         return {
-            **self._said(spec),
+            **self._asked_for(spec),
             "ranking": rows,
             "estimate": {
                 "price": self._money(price),
@@ -102,27 +102,8 @@ class PlanDesk:
         preemptible = spec.bid.preemptible
         return spec, self._demands.demand_of(job, 1, preemptible=preemptible), job
 
-    def _said(self, spec: Spec) -> dict[str, Any]:
-        """What the file asks for."""
-        units = max(choice.count for choice in spec.requirements.accelerators) * spec.num_nodes
-        price, duration_s = spec.bid.max_price_per_hour, spec.bid.max_duration_s
-        return {
-            "name": spec.name,
-            "image": spec.image,
-            "accelerators": [f"{a.name}:{a.count}" for a in spec.requirements.accelerators],
-            "nodes": spec.num_nodes,
-            "units": units,
-            "preemptible": spec.bid.preemptible,
-            "max_moves": spec.bid.max_moves,
-            "max_price_per_unit_hour": self._money(price),
-            "max_hourly_cost": self._money(price * units),
-            "max_duration_s": duration_s,
-            "max_hold": self._money(deposit_for(price, units, duration_s)),
-            "token": self._ports.chain.info.symbol,
-            "secrets": list(spec.secrets),
-            "mounts": {mount.target: mount.source for mount in spec.mounts},
-            "outputs": list(spec.outputs),
-        }
+    def _asked_for(self, spec: Spec) -> dict[str, Any]:
+        return said(spec, self._ports.chain.info.symbol, self._money)
 
     def _explained(self, demand: Demand) -> dict[str, Any]:
         now, decimals = self._ports.clock.now(), self._ports.chain.info.decimals
@@ -182,4 +163,27 @@ def _seconds(cost: Cost) -> dict[str, float]:
         "start_up": cost.start_up_s,
         "run": cost.run_s,
         "ready": cost.ready_s,
+    }
+
+
+def said(spec: Spec, token: str, money: Said) -> dict[str, Any]:
+    """What a job file asks for, and what it may cost at most."""
+    units = max(choice.count for choice in spec.requirements.accelerators) * spec.num_nodes
+    price, duration_s = spec.bid.max_price_per_hour, spec.bid.max_duration_s
+    return {
+        "name": spec.name,
+        "image": spec.image,
+        "accelerators": [f"{a.name}:{a.count}" for a in spec.requirements.accelerators],
+        "nodes": spec.num_nodes,
+        "units": units,
+        "preemptible": spec.bid.preemptible,
+        "max_moves": spec.bid.max_moves,
+        "max_price_per_unit_hour": money(price),
+        "max_hourly_cost": money(price * units),
+        "max_duration_s": duration_s,
+        "max_hold": money(deposit_for(price, units, duration_s)),
+        "token": token,
+        "secrets": list(spec.secrets),
+        "mounts": {mount.target: mount.source for mount in spec.mounts},
+        "outputs": list(spec.outputs),
     }
