@@ -159,6 +159,12 @@ class OciSandbox:
         """Not built yet."""
         return ()
 
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may."""
+        paths = paths_of(self._settings, work_id)
+        if not await _thread(launch.tell, paths, f"extend {max_duration_s}"):
+            raise SandboxError(f"the job {work_id[:12]} does not run")
+
     async def scrub(self, work_id: str) -> None:
         """Remove every trace. Stops it first."""
         paths = paths_of(self._settings, work_id)
