@@ -43,7 +43,7 @@ class Place:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     password_file: Path | None = None
-    declared: Declared | None = None
+    declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
     ping_interval_s: float = 15.0
 

@@ -21,6 +21,15 @@ class NetworkDesk:
         self._keeper = keeper
         self._bulletin = bulletin
 
+    def waiting_for(self) -> str:
+        """What keeps this node from its work, in words, and for how long; empty when nothing."""
+        health = self._ports.chain.health()
+        waits = [self._bulletin.waiting_for()]
+        if health.waiting_for:
+            so_long = format_duration(self._ports.clock.now() - health.since)
+            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
+        return "; ".join(filter(None, waits))
+
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected."""
         return [
@@ -33,15 +42,6 @@ class NetworkDesk:
             }
             for info in self._ports.link.peers()
         ]
-
-    def _waiting_for(self) -> str:
-        """What keeps this node from its work, in words, and for how long; empty when nothing."""
-        health = self._ports.chain.health()
-        waits = [self._bulletin.waiting_for()]
-        if health.waiting_for:
-            so_long = format_duration(self._ports.clock.now() - health.since)
-            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
-        return "; ".join(filter(None, waits))
 
     def status(self) -> dict[str, Any]:
         """One screen about this node."""
@@ -66,7 +66,7 @@ class NetworkDesk:
             "jobs": sum(not job.over for job in self._keeper.jobs.values()),
             "agreements": sum(not agreement.ended for agreement in agreements),
             "block": self._keeper.block,
-            "waiting_for": self._waiting_for(),
+            "waiting_for": self.waiting_for(),
             "counters": self._ports.link.statistics(),
             "now": self._ports.clock.now(),
         }
