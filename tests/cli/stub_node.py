@@ -83,9 +83,10 @@ def result(path: str, data: bytes) -> dict[str, Any]:
 
 
 class Desk:
-    """The methods of `Control` that the API calls."""
+    """The methods of `Control` that the API calls: every desk in one."""
 
     def __init__(self) -> None:
+        self.jobs = self.market = self.money = self.network = self
         self.plays: dict[str, Play] = {}
         self.version = 1
         self.news = trio.Event()
@@ -144,7 +145,7 @@ class Desk:
     def explain(self, raw: object) -> list[str]:
         return [f"{self.spec(raw).name}: no offer fits", "2 offers at +0.06/h"]
 
-    def jobs(self) -> list[dict[str, Any]]:
+    def all(self) -> list[dict[str, Any]]:
         return [self._row(play) for play in self.plays.values()]
 
     async def show(self, name: str) -> dict[str, Any]:

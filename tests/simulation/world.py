@@ -150,12 +150,12 @@ class World:
             **changes,
         }
         image = Artifact("base", hash_, len(IMAGE))
-        return bytes.fromhex(await machine.control.submit(raw, image, (), {}))
+        return bytes.fromhex(await machine.control.jobs.submit(raw, image, (), {}))
 
     def job(self, machine: Machine, job_id: bytes) -> Job:
         """As the machine's node knows it."""
         assert machine.control is not None
-        return machine.control.job(job_id.hex())
+        return machine.control.jobs.job(job_id.hex())
 
     async def until_over(self, machine: Machine, job_id: bytes, limit_s: float) -> Job:
         """Wait until the job is over; fails the test if it is not by then."""
@@ -200,7 +200,7 @@ class World:
     def requesters_agreements(self, machine: Machine) -> list[dict[str, object]]:
         """The agreements a requester's node lists."""
         assert machine.control is not None
-        rows = machine.control.agreements()
+        rows = machine.control.money.agreements()
         return [row for row in rows if row["role"] == Role.REQUESTER.value]
 
 
