@@ -77,8 +77,13 @@ async def test_a_provider_killed_at_any_moment(moment_s: float, autojump_clock: 
         job_id = await world.submit(buyer, "work 24")
         await trio.sleep(moment_s)
         chosen = [m for m in world.machines.values() if m.sandbox.work]
-        held = [m for m in world.machines.values() if m.selling and m.control
-                and any(row["phase"] == "confirmed" for row in m.control.agreements())]  # fmt: skip
+        held = [
+            m
+            for m in world.machines.values()
+            if m.selling
+            and m.control
+            and any(row["phase"] == "confirmed" for row in m.control.money.agreements())
+        ]
         for victim in (chosen or held or [world.machines["one"]])[:1]:
             await victim.power_cut()
         job = await world.until_over(buyer, job_id, 600)

@@ -40,6 +40,7 @@ class Machine:
     world: World
     selling: Selling | None
     units: int
+    kinds: tuple[tuple[str, int, int], ...] = ()  # name, MiB, count; empty: CPU units
     signer: SimSigner = field(init=False)
     wallet: bytes = field(init=False)
     control: Control | None = None
@@ -70,7 +71,7 @@ class Machine:
             link=link,
             chain=SimChain(self.world.blocks, self.signer.operator, rng, self.world.chain_loss),
             sandbox=self.sandbox,
-            devices=SimDevices(self.units),
+            devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
             logs=self.logs,
             journal=self.journal,
@@ -150,12 +151,12 @@ class World:
             **changes,
         }
         image = Artifact("base", hash_, len(IMAGE))
-        return bytes.fromhex(await machine.control.submit(raw, image, (), {}))
+        return bytes.fromhex(await machine.control.jobs.submit(raw, image, (), {}))
 
     def job(self, machine: Machine, job_id: bytes) -> Job:
         """As the machine's node knows it."""
         assert machine.control is not None
-        return machine.control.job(job_id.hex())
+        return machine.control.jobs.job(job_id.hex())
 
     async def until_over(self, machine: Machine, job_id: bytes, limit_s: float) -> Job:
         """Wait until the job is over; fails the test if it is not by then."""
@@ -200,7 +201,7 @@ class World:
     def requesters_agreements(self, machine: Machine) -> list[dict[str, object]]:
         """The agreements a requester's node lists."""
         assert machine.control is not None
-        rows = machine.control.agreements()
+        rows = machine.control.money.agreements()
         return [row for row in rows if row["role"] == Role.REQUESTER.value]
 
 

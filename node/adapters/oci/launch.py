@@ -178,12 +178,17 @@ def wait_released(paths: WorkPaths, timeout_s: float) -> bool:
 
 def ask_to_stop(paths: WorkPaths, grace_s: float) -> bool:
     """Order the shim to end the job; False if there is no shim to hear it."""
+    return tell(paths, f"stop {max(0.0, grace_s)}")
+
+
+def tell(paths: WorkPaths, order: str) -> bool:
+    """Give the shim an order; False if there is no shim to hear it."""
     try:
         descriptor = os.open(paths.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        os.write(descriptor, f"stop {max(0.0, grace_s)}\n".encode())
+        os.write(descriptor, f"{order}\n".encode())
     except OSError:
         return False
     finally:

@@ -112,9 +112,11 @@ def watch(
                 poll.unregister(container.output)
         if control in ready:
             for line in os.read(control, 4096).decode(errors="replace").splitlines():
-                word, _, grace = line.partition(" ")
+                word, _, seconds = line.partition(" ")
                 if word == "stop":
-                    ending.begin(float(grace))
+                    ending.begin(float(seconds))
+                elif word == "extend":
+                    spec["wall_s"] = max(spec["wall_s"], int(seconds))
         if ended in ready:
             return
         if clock.seconds() >= spec["wall_s"] and not ending.timed_out:

@@ -1,0 +1,1 @@
+"""The front desk: what may be asked of a running node, a desk for each subject."""

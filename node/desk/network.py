@@ -1,0 +1,72 @@
+"""Network's desk: who is connected, and one screen about the node. No transport, no rendering."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from market.units import format_duration
+from node.bulletin import Bulletin
+from node.config import Config
+from node.keeper import Keeper
+from node.ports import Ports
+
+
+class NetworkDesk:
+    """Asks link, bulletin and keeper."""
+
+    def __init__(self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin) -> None:
+        """Shares the node's rooms."""
+        self._config = config
+        self._ports = ports
+        self._keeper = keeper
+        self._bulletin = bulletin
+
+    def waiting_for(self) -> str:
+        """What keeps this node from its work, in words, and for how long; empty when nothing."""
+        health = self._ports.chain.health()
+        waits = [self._bulletin.waiting_for()]
+        if health.waiting_for:
+            so_long = format_duration(self._ports.clock.now() - health.since)
+            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
+        return "; ".join(filter(None, waits))
+
+    def peers(self) -> list[dict[str, Any]]:
+        """Who is connected."""
+        return [
+            {
+                "peer": info.peer.hex(),
+                "address": info.address,
+                "outbound": info.outbound,
+                "rtt_ms": None if info.rtt_us is None else info.rtt_us / 1000,
+                "since": info.connected_at,
+            }
+            for info in self._ports.link.peers()
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """One screen about this node."""
+        agreements = self._keeper.agreements.values()
+        return {
+            "peer": self._ports.signer.peer.hex(),
+            "network": self._config.network,
+            "addresses": list(self._ports.link.addresses()),
+            "peers": len(self._ports.link.peers()),
+            "offers_known": len(self._bulletin.book),
+            "selling": self._config.selling is not None,
+            "units": [
+                {
+                    "index": unit.index,
+                    "name": unit.name,
+                    "ram_mib": unit.ram_mib,
+                    "declared": unit.declared,
+                    "busy": bool(self._keeper.taken_units() >> unit.index & 1),
+                }
+                for unit in self._ports.devices.units()
+            ],
+            "jobs": sum(not job.over for job in self._keeper.jobs.values()),
+            "agreements": sum(not agreement.ended for agreement in agreements),
+            "block": self._keeper.block,
+            "waiting_for": self.waiting_for(),
+            "counters": self._ports.link.statistics(),
+            "now": self._ports.clock.now(),
+        }
