@@ -109,7 +109,10 @@ class AllowanceUsed:
 
 @dataclass(frozen=True, slots=True)
 class OpenedAgreement:
-    """Deposit and bond (requester), collateral and units (provider) are locked until `end`."""
+    """Deposit and bond (requester), collateral and units (provider) are locked.
+
+    The provider can be challenged from `challenge_from` on, and be held to it until before `end`.
+    """
 
     place: Place
     id: bytes
@@ -120,8 +123,9 @@ class OpenedAgreement:
     collateral: int
     bond: int
     units: int
+    opened_at: int
+    challenge_from: int
     end: int
-    job: bytes
 
 
 @dataclass(frozen=True, slots=True)
