@@ -62,7 +62,9 @@ async def run_node(
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_trade, config, keeper, bulletin, provider)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester))
+        control = Control(config, ports, keeper, bulletin, requester)
+        nursery.start_soon(control.run)
+        task_status.started(control)
 
 
 async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:

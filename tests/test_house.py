@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # on one floor are twins and never import each other. "x.*" is one room: x and all inside it.
 FLOORS: tuple[tuple[str, ...], ...] = (
     # market, the ground and the waist
-    ("market", "market.errors", "market.limits"),
+    ("market", "market.errands", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
     ("market.messages", "market.escrow"),
@@ -69,7 +69,14 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node.bulletin", "node.keeper"),
     ("node.provider", "node.requester"),
     ("node.inbox", "node.desk", "node.desk.rows"),
-    ("node.desk.jobs", "node.desk.market", "node.desk.money", "node.desk.network"),
+    (
+        "node.desk.jobs",
+        "node.desk.market",
+        "node.desk.money",
+        "node.desk.network",
+        "node.desk.series",
+        "node.desk.wallet",
+    ),
     ("node.control",),
     ("node.app",),
     # above the app, so that only what wires the node together can reach them
@@ -140,7 +147,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
-    "node/ports.py": 450,  # the waist: one page to read before any adapter
+    "node/ports.py": 500,  # the waist: one page to read before any adapter
     "market/duties.py": 430,  # half of it names the duties, half derives them: one thought
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/provider.py": 440,  # to be split when preemption enters it

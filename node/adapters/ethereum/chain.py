@@ -14,6 +14,7 @@ from market.errors import ChainError
 from market.escrow import ChainFact, ChainOrder
 from market.signing import Domain
 from node.adapters.ethereum.contract import artifact, call, calldata, fact, result, topics
+from node.adapters.ethereum.errands import Errands
 from node.adapters.ethereum.rpc import Rpc, RpcError, number, raw
 from node.adapters.ethereum.transactions import Sender, receipt_hash
 from node.ports import Account, ChainBatch, ChainInfo
@@ -51,6 +52,11 @@ class EthereumChain:
     def info(self) -> ChainInfo:
         """As found at the start."""
         return self._info
+
+    @property
+    def errands(self) -> Errands:
+        """What this chain's wallets may be asked to do."""
+        return Errands(self._rpc, self._config.chain_id, self._config.escrow, self._config.token)
 
     async def submit(self, order: ChainOrder) -> bytes:
         """Send it and wait until it is mined."""

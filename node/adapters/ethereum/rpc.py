@@ -42,6 +42,11 @@ class Rpc:
         self._number = 0
         self._client = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The endpoints, in order of preference."""
+        return self._urls
+
     async def __aenter__(self) -> Rpc:
         return self
 
