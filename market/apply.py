@@ -41,6 +41,7 @@ from market.events import (
     PayHeard,
     PayMade,
     PayTaken,
+    Preempted,
     Released,
     ResultsPulled,
     Scrubbed,
@@ -56,7 +57,7 @@ from market.limits import (
     OPEN_MARGIN_S,
     STAGE_MAX_S,
 )
-from market.messages import Pay, WorkState
+from market.messages import NO_MORE_WORK, Pay, Report, WorkState
 from market.units import UnixTime
 from market.voucher import seconds_covered
 
@@ -78,6 +79,8 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = replace(agreement, checkpoint=checkpoint)
         case LogPulled(offset):
             after = replace(agreement, log_have=max(agreement.log_have, offset))
+        case Preempted(reason):
+            after = _preempted(agreement, reason)
         case ResultsPulled():
             after = replace(agreement, delivered=True)
         case NonceDrawn(nonce):
@@ -185,7 +188,7 @@ def _on_work(
         case Staged():
             return replace(a, staged=True)
         case Broke(reason):
-            if a.report.work in (WorkState.EXITED, WorkState.BROKEN):
+            if a.report.work in NO_MORE_WORK:
                 return a
             report = replace(a.report, work=WorkState.BROKEN, reason=clip(reason))
             return replace(
@@ -194,8 +197,10 @@ def _on_work(
                 halted=True, collected=True, ended_at_ms=a.ended_at_ms or _ms(now),
             )  # fmt: skip
         case Looked(report, metered_s):
-            if a.report.work in (WorkState.EXITED, WorkState.BROKEN):
+            if a.report.work in NO_MORE_WORK:
                 return a
+            if a.ending is Ending.PREEMPTED:  # its grace is not paid for
+                return _made_way(a, report, now) if report.work in NO_MORE_WORK else a
             merged = replace(
                 report,
                 checkpoint=a.report.checkpoint,
@@ -209,7 +214,9 @@ def _on_work(
                            ended_at_ms=a.ended_at_ms or _ms(now))  # fmt: skip
         case Halted():
             report = a.report
-            if report.work not in (WorkState.EXITED, WorkState.BROKEN):
+            if a.ending is Ending.PREEMPTED and report.work not in NO_MORE_WORK:
+                return _made_way(a, report, now)
+            if report.work not in NO_MORE_WORK:
                 report = replace(report, work=WorkState.EXITED, exit_code=143, reason="stopped")
             return replace(a, halted=True, report=report, ended_at_ms=a.ended_at_ms or _ms(now))
         case CheckpointTaken(checkpoint):
@@ -222,6 +229,23 @@ def _on_work(
             return replace(a, collected=True, report=replace(a.report, results=results))
         case _:
             assert_never(event)
+
+
+def _preempted(a: Agreement, reason: str) -> Agreement:
+    """Only what was sold as preemptible makes way, and only while it runs."""
+    able = a.role is Role.PROVIDER and a.preemptible and a.phase is Phase.RUNNING
+    if not able or a.ending is not Ending.NONE:
+        return a
+    return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
+
+
+def _made_way(a: Agreement, report: Report, now: UnixTime) -> Agreement:
+    """Whatever it exited with after SIGTERM, it was not done: it goes on elsewhere."""
+    last = replace(
+        a.report, work=WorkState.PREEMPTED, exit_code=0, reason=a.reason,
+        log_bytes=max(a.report.log_bytes, report.log_bytes),
+    )  # fmt: skip
+    return replace(a, report=last, halted=True, ended_at_ms=a.ended_at_ms or _ms(now))
 
 
 def _on_beat(
@@ -251,6 +275,11 @@ def _on_beat(
                 if beat.report.work is WorkState.BROKEN:
                     return replace(
                         a, ending=Ending.BROKEN, reason=beat.report.reason, ended_at_ms=_ms(now)
+                    )
+                if beat.report.work is WorkState.PREEMPTED:
+                    agreed = Ending.PREEMPTED if a.preemptible else Ending.WITHDRAWN
+                    return replace(
+                        a, ending=agreed, reason=beat.report.reason, ended_at_ms=_ms(now)
                     )
             return a
         case _:
@@ -334,6 +363,8 @@ def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
 
 
 def _delivering(a: Agreement) -> bool:
+    if a.ending is Ending.PREEMPTED:
+        return not a.has_checkpoint
     return a.ending is Ending.FINISHED and not a.delivered
 
 

@@ -43,6 +43,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempted:
+    """Provider: the units of a preemptible agreement are wanted for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Staged:
     """Provider: image, disk and inputs are in place."""
 
@@ -178,6 +185,7 @@ Event = (
     | Acknowledged
     | Released
     | StopAsked
+    | Preempted
     | Staged
     | Broke
     | Looked

@@ -11,6 +11,7 @@ import trio
 
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.gauges import GaugeDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
@@ -36,6 +37,7 @@ class Control:
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)
         self.wallet = WalletDesk(config, ports)
+        self.gauges = GaugeDesk(ports, keeper, bulletin)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+
 from market.errors import SandboxError
 from market.terms import Artifact
-from node.ports import Observed, RunState, Workspace
+from node.ports import Check, Execution, Observed, Pipe, RunState, Terminal, Workspace
 
 
 class NoSandbox:
@@ -37,9 +39,31 @@ class NoSandbox:
     async def stop(self, work_id: str, grace_s: float) -> None:
         """Nothing runs."""
 
+    async def pause(self, work_id: str) -> None:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
+    async def resume(self, work_id: str) -> None:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
+    def connect(self, work_id: str, port: int) -> AbstractAsyncContextManager[Pipe]:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
+    def execute(
+        self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
+    ) -> AbstractAsyncContextManager[Execution]:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
     async def scrub(self, work_id: str) -> None:
         """Nothing is here."""
 
     async def works(self) -> tuple[str, ...]:
         """None."""
+        return ()
+
+    async def preflight(self) -> tuple[Check, ...]:
+        """There is nothing to check."""
         return ()

@@ -236,7 +236,10 @@ class RunState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """One look at one job. `metered_s` counts the seconds its container has run, over restarts."""
+    """One look at one job. `metered_s` counts the seconds its container has run, over restarts.
+
+    The seconds of a pause are not among them. What cannot be read is 0, or None for a sensor.
+    """
 
     state: RunState
     metered_s: float = 0.0
@@ -246,8 +249,76 @@ class Observed:
     timed_out: bool = False
     cpu_ms: int = 0
     memory_bytes: int = 0
-    gpu_ppm: int = 0
+    gpu_ppm: int = 0  # the mean load of its GPUs
     log_bytes: int = 0
+    paused: bool = False
+    throttled_ms: int = 0  # how long its programs waited because their CPU quota was used up
+    pids: int = 0
+    vram_mib: int = 0  # used on its GPUs, in all
+    power_w: int | None = None  # of its GPUs, in all
+    temperature_c: int | None = None  # of the hottest
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """The window of somebody who watches a program run."""
+
+    columns: int = 80
+    rows: int = 24
+
+
+class Stream(Enum):
+    """Which of a program's outputs. With a terminal there is only OUT."""
+
+    OUT = "stdout"
+    ERR = "stderr"
+
+
+class Pipe(Protocol):
+    """A two-way stream of bytes. It is closed by leaving the `async with` it came from."""
+
+    async def send(self, data: bytes) -> None:
+        """All of it. Raises SandboxError if the other end is gone."""
+
+    async def receive(self, limit: int) -> bytes:
+        """Between 1 and `limit` bytes; none at the end. Raises SandboxError if it broke."""
+
+    async def close_write(self) -> None:
+        """No more will be sent; the other end reads an end, and may go on talking."""
+
+
+class Execution(Protocol):
+    """A program started in a running job, beside its own. Leaving its `async with` kills it."""
+
+    async def send(self, data: bytes) -> None:
+        """To its standard input. Raises SandboxError if it reads no more."""
+
+    async def close_write(self) -> None:
+        """Its standard input ends here. With a terminal this does nothing: type Ctrl-D."""
+
+    async def receive(self) -> tuple[Stream, bytes] | None:
+        """What it said next, at most CHUNK_BYTES; None once it has closed its outputs."""
+
+    async def resize(self, terminal: Terminal) -> None:
+        """Its window has another size now; nothing without a terminal."""
+
+    async def wait(self) -> int:
+        """Its exit code, once it has ended; 128 + n if signal n ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing a machine must have or be, in a doctor's words.
+
+    A node does not sell while a critical check is not ok. `sentence` says what was found, `fix`
+    what to do about it, empty where nothing need be done.
+    """
+
+    name: str
+    ok: bool
+    critical: bool
+    sentence: str
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,11 +362,38 @@ class Sandbox(Protocol):
     async def stop(self, work_id: str, grace_s: float) -> None:
         """SIGTERM, then SIGKILL after the grace; returns when nothing of it runs."""
 
+    async def pause(self, work_id: str) -> None:
+        """Stop all its programs in their tracks, and its meter. Safe to repeat. SandboxError."""
+
+    async def resume(self, work_id: str) -> None:
+        """Let a paused job go on. Nothing if it is not paused. SandboxError."""
+
+    def connect(self, work_id: str, port: int) -> AbstractAsyncContextManager[Pipe]:
+        """A TCP connection to what listens on 127.0.0.1:`port` inside the job.
+
+        Entering raises SandboxError if the job does not run or nothing listens there.
+        """
+
+    def execute(
+        self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
+    ) -> AbstractAsyncContextManager[Execution]:
+        """Start a program in the running job, as confined as the job, with its variables.
+
+        Entering raises SandboxError if the job does not run or is paused. A program that is not
+        there is no error here but exit code 127, as a shell would say.
+        """
+
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
 
     async def works(self) -> tuple[str, ...]:
         """Every work id the sandbox knows, to re-adopt after a restart."""
+
+    async def preflight(self) -> tuple[Check, ...]:
+        """Whether this machine can run strangers' code: its parts, its limits, the escape probe.
+
+        Takes seconds. Never raises for what it finds; that is what the checks say.
+        """
 
 
 # The machine.

@@ -21,6 +21,10 @@ class NetworkDesk:
         self._keeper = keeper
         self._bulletin = bulletin
 
+    def waiting_for(self) -> str:
+        """What keeps this node from trading, in words; empty when nothing does."""
+        return self._bulletin.waiting_for()
+
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected."""
         return [
@@ -65,7 +69,7 @@ class NetworkDesk:
             "jobs": sum(not job.over for job in self._keeper.jobs.values()),
             "agreements": sum(not agreement.ended for agreement in agreements),
             "block": self._keeper.block,
-            "waiting_for": self._bulletin.waiting_for(),
+            "waiting_for": self.waiting_for(),
             "counters": self._ports.link.statistics(),
             "now": self._ports.clock.now(),
         }

@@ -28,12 +28,13 @@ from node.web.sessions import KNOWN, SIGN_IN, STRANGER, Rate, Rates, Sessions
 
 JSON_BYTES_MAX: Final = 2 * JOB_FILE_BYTES_MAX + ENVS_MAX * ENV_BYTES_MAX  # a job and its secrets
 BODY_STALL_S: Final = 20.0  # a sender that pauses for so long in the middle of its body is stuck
-OPEN_PATHS: Final = frozenset({"/api/session", "/api/session/challenge", "/healthz", "/readyz"})
+OPEN_PATHS: Final = frozenset({"/api/session", "/api/session/challenge"})
 _CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _POLICY: Final = (
     b"default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none';"
     b" frame-ancestors 'none'; object-src 'none'"
 )  # data: images are the icons that wallets announce
+_PRIVATE: Final = ("/api", "/metrics")  # the page itself, and whether we live, hold no secrets
 _HEADERS: Final = (
     (b"content-security-policy", _POLICY),
     (b"cross-origin-opener-policy", b"same-origin"),
@@ -140,7 +141,7 @@ def _stranger(scope: Scope, headers: dict[str, str], door: Door) -> Response | N
     host = headers.get("host", "")
     if host.lower() not in door.hosts:
         return problem_response(421, "wrong-host", "this node does not answer to that host name")
-    api = scope["path"].startswith("/api") or scope["path"] == "/metrics"
+    api = scope["path"].startswith(_PRIVATE)
     if api and _foreign(headers, door):
         return problem_response(403, "wrong-origin", "another site's page may not use this node")
     given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]

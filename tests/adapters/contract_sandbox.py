@@ -12,10 +12,11 @@ from enum import Enum
 from typing import Protocol
 
 import pytest
+import trio
 
 from market.errors import SandboxError
 from market.terms import Artifact
-from node.ports import Blobs, Observed, RunState, Sandbox, Workspace
+from node.ports import Blobs, Execution, Observed, RunState, Sandbox, Stream, Terminal, Workspace
 
 
 class Behaviour(Enum):
@@ -26,6 +27,17 @@ class Behaviour(Enum):
     RUN_ON = "says hello, leaves a checkpoint, runs until it is stopped"
     OVERRUN = "runs past its time"
     IDLE = "ends with 0 and leaves nothing"
+    SERVE = "says hello, listens on port 8000, gives back what it is sent, until it is stopped"
+
+
+PROGRAMS = {
+    "echo": "says its words",
+    "warn": "says its words on the error output",
+    "cat": "says what it reads",
+    "exit": "ends with the code that it is given",
+    "nothing": "is not there",
+}
+"""What can be executed in a job, by `Bench.program`."""
 
 
 class Bench(Protocol):
@@ -44,6 +56,9 @@ class Bench(Protocol):
 
     def workspace(self, behaviour: Behaviour, resume: Artifact | None = None) -> Workspace:
         """A job of its own that behaves so."""
+
+    def program(self, name: str, *words: str) -> tuple[str, ...]:
+        """The argument vector of one of PROGRAMS."""
 
     async def wait_ended(self, work_id: str) -> Observed:
         """Until it has exited."""
@@ -177,6 +192,122 @@ async def a_job_outlives_a_restart_of_the_node(bench: Bench) -> None:
     assert (await again.observe(work_id)).state is RunState.EXITED
 
 
+async def a_paused_job_stands_still_and_is_not_metered(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.RUN_ON)
+    await bench.wait_said(work_id, b"hello")
+    await bench.sandbox.pause(work_id)
+    await bench.sandbox.pause(work_id)
+    paused = await bench.sandbox.observe(work_id)
+    assert (paused.state, paused.paused) == (RunState.RUNNING, True)
+    await trio.sleep(0.3)
+    again = await bench.again().observe(work_id)
+    assert (again.paused, again.metered_s) == (True, paused.metered_s)
+    assert await bench.sandbox.checkpoint(work_id) is not None
+    assert (await bench.sandbox.observe(work_id)).paused, "a checkpoint does not wake it"
+    with pytest.raises(SandboxError, match="paused"):
+        async with bench.sandbox.execute(work_id, bench.program("echo")):
+            pass
+    await bench.sandbox.resume(work_id)
+    await bench.sandbox.resume(work_id)
+    resumed = await bench.sandbox.observe(work_id)
+    assert not resumed.paused
+    await trio.sleep(0.2)
+    after = await bench.sandbox.observe(work_id)
+    assert after.metered_s - paused.metered_s > 0.1
+    await bench.sandbox.pause(work_id)
+    await bench.sandbox.stop(work_id, 0.2)
+    assert (await bench.sandbox.observe(work_id)).state is RunState.EXITED
+
+
+async def only_what_runs_is_paused_reached_or_entered(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.FAIL)
+    await bench.wait_ended(work_id)
+    for name in (work_id, "nobody"):
+        for call in (bench.sandbox.pause, bench.sandbox.resume):
+            with pytest.raises(SandboxError):
+                await call(name)
+        with pytest.raises(SandboxError):
+            async with bench.sandbox.connect(name, 8000):
+                pass
+        with pytest.raises(SandboxError):
+            async with bench.sandbox.execute(name, bench.program("echo")):
+                pass
+
+
+async def a_port_of_the_job_is_reached_and_no_other(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.SERVE)
+    await bench.wait_said(work_id, b"hello")
+    with pytest.raises(SandboxError, match="8001"):
+        async with bench.sandbox.connect(work_id, 8001):
+            pass
+    async with (
+        bench.sandbox.connect(work_id, 8000) as first,
+        bench.sandbox.connect(work_id, 8000) as second,
+    ):
+        await first.send(b"one")
+        await second.send(b"two")
+        await second.close_write()
+        assert await first.receive(2) + await first.receive(1) == b"one"
+        said = b""
+        while part := await second.receive(100):
+            said += part
+        assert said == b"two"
+
+
+async def _heard(execution: Execution) -> dict[Stream, bytes]:
+    said = {Stream.OUT: b"", Stream.ERR: b""}
+    while (part := await execution.receive()) is not None:
+        said[part[0]] += part[1]
+    return said
+
+
+async def a_program_is_executed_in_the_job(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.RUN_ON)
+    await bench.wait_said(work_id, b"hello")
+    execute, program = bench.sandbox.execute, bench.program
+    async with execute(work_id, program("echo", "to", "out")) as running:
+        assert await _heard(running) == {Stream.OUT: b"to out\n", Stream.ERR: b""}
+        assert await running.wait() == 0
+    async with execute(work_id, program("warn", "to", "err")) as running:
+        assert await _heard(running) == {Stream.OUT: b"", Stream.ERR: b"to err\n"}
+    async with execute(work_id, program("cat")) as running:
+        await running.send(b"one\n")
+        assert await running.receive() == (Stream.OUT, b"one\n")
+        await running.send(b"two\n")
+        await running.close_write()
+        assert await _heard(running) == {Stream.OUT: b"two\n", Stream.ERR: b""}
+        assert await running.wait() == 0
+    for words, code in ((("exit", "7"), 7), (("nothing",), 127)):
+        async with execute(work_id, program(*words)) as running:
+            await _heard(running)
+            assert await running.wait() == code
+    assert (await bench.sandbox.observe(work_id)).state is RunState.RUNNING
+
+
+async def a_program_with_a_terminal_has_one_output(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.RUN_ON)
+    await bench.wait_said(work_id, b"hello")
+    window = Terminal(100, 40)
+    async with bench.sandbox.execute(work_id, bench.program("warn", "hey"), window) as running:
+        await running.resize(Terminal(50, 20))
+        said = await _heard(running)
+        assert said[Stream.ERR] == b""
+        assert b"hey" in said[Stream.OUT]
+        assert await running.wait() == 0
+
+
+async def leaving_an_execution_ends_it(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.RUN_ON)
+    await bench.wait_said(work_id, b"hello")
+    before = (await bench.sandbox.observe(work_id)).pids
+    async with bench.sandbox.execute(work_id, bench.program("cat")) as running:
+        await running.send(b"x\n")
+        assert await running.receive() is not None
+    with trio.fail_after(10):
+        while (await bench.sandbox.observe(work_id)).pids > before:
+            await trio.sleep(0.01)
+
+
 async def a_scrubbed_job_was_never_there(bench: Bench) -> None:
     work_id = await _run(bench, Behaviour.RUN_ON)
     await bench.sandbox.scrub(work_id)
@@ -197,5 +328,11 @@ CONTRACT: tuple[Law, ...] = (
     a_stopped_job_has_ended,
     a_job_past_its_time_says_so,
     a_job_outlives_a_restart_of_the_node,
+    a_paused_job_stands_still_and_is_not_metered,
+    only_what_runs_is_paused_reached_or_entered,
+    a_port_of_the_job_is_reached_and_no_other,
+    a_program_is_executed_in_the_job,
+    a_program_with_a_terminal_has_one_output,
+    leaving_an_execution_ends_it,
     a_scrubbed_job_was_never_there,
 )

@@ -1,19 +1,33 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE]`. Its checkpoint holds how many seconds are done; a
-resumed job goes on from there. Its one result says for how long it worked in all.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare]`. Its checkpoint holds
+how many seconds are done; a resumed job goes on from there. Its one result says for how long it
+worked in all. A `bare` job leaves neither. What serves a port gives back what it is sent.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+
+import trio
 
 from market.errors import SandboxError
 from market.terms import Artifact
 from market.units import UnixTime
-from node.ports import Blobs, Observed, RunState, Workspace
+from node.ports import (
+    Blobs,
+    Check,
+    Execution,
+    Observed,
+    Pipe,
+    RunState,
+    Stream,
+    Terminal,
+    Workspace,
+)
 
 
 @dataclass
@@ -24,6 +38,8 @@ class SimWork:
     done_before_s: float
     started_at: float | None = None
     stopped_at: float | None = None
+    paused_at: float | None = None
+    paused_s: float = 0.0
     collected: list[str] = field(default_factory=list)
 
     @property
@@ -31,23 +47,59 @@ class SimWork:
         """How long the command works in all."""
         return float(self.workspace.manifest.command.split()[1])
 
-    @property
-    def code(self) -> int:
-        """What it exits with."""
+    def option(self, name: str) -> str:
+        """The word after `name` in the command, or nothing."""
         words = self.workspace.manifest.command.split()
-        return int(words[3]) if len(words) > 3 else 0
+        return words[words.index(name) + 1] if name in words else ""
+
+    @property
+    def bare(self) -> bool:
+        """Whether it leaves nothing."""
+        return "bare" in self.workspace.manifest.command.split()
+
+    @property
+    def limit_s(self) -> float:
+        """How long it may run."""
+        return float(self.workspace.manifest.max_duration_s or 2**31)
 
     def ran_s(self, now: float) -> float:
         """Seconds it has run here."""
         if self.started_at is None:
             return 0.0
-        left = max(0.0, self.wanted_s - self.done_before_s)
-        end = self.stopped_at if self.stopped_at is not None else now
-        return min(end - self.started_at, left)
+        left = min(max(0.0, self.wanted_s - self.done_before_s), self.limit_s)
+        ends = [end for end in (now, self.stopped_at, self.paused_at) if end is not None]
+        return min(min(ends) - self.started_at - self.paused_s, left)
 
     def done_s(self, now: float) -> float:
         """Seconds of the whole work that are done."""
         return self.done_before_s + self.ran_s(now)
+
+    def observed(self, now: float) -> Observed:
+        """As the clock says."""
+        if self.started_at is None:
+            return Observed(RunState.PREPARED)
+        ran_s, size = self.ran_s(now), len(self.log(now))
+        if self.done_s(now) >= self.wanted_s:
+            code = int(self.option("exit") or 0)
+            return Observed(RunState.EXITED, ran_s, code, log_bytes=size)
+        if self.stopped_at is not None:
+            return Observed(RunState.EXITED, ran_s, 143, signal=15, log_bytes=size)
+        if ran_s >= self.limit_s:
+            return Observed(RunState.EXITED, ran_s, 143, 15, timed_out=True, log_bytes=size)
+        return Observed(
+            RunState.RUNNING,
+            ran_s,
+            log_bytes=size,
+            memory_bytes=1 << 20,
+            pids=1,
+            paused=self.paused_at is not None,
+        )
+
+    def log(self, now: float) -> bytes:
+        """What it has said: its word, then eight bytes for each second."""
+        word = self.option("say")
+        said = f"{word}\n".encode() if word and self.started_at is not None else b""
+        return said + b"".join(b"sec%04d\n" % second for second in range(int(self.ran_s(now))))
 
 
 class SimSandbox:
@@ -58,6 +110,7 @@ class SimSandbox:
         self._blobs = blobs
         self.work: dict[str, SimWork] = {}
         self.overlaps: list[str] = []
+        self.checks: tuple[Check, ...] = ()
 
     def power_cut(self) -> None:
         """Everything that ran is gone."""
@@ -91,31 +144,20 @@ class SimSandbox:
 
     async def observe(self, work_id: str) -> Observed:
         """As the clock says."""
-        work, now = self.work.get(work_id), self._now()
-        if work is None:
-            return Observed(RunState.ABSENT)
-        if work.started_at is None:
-            return Observed(RunState.PREPARED)
-        ran_s = work.ran_s(now)
-        lines = int(ran_s) * 8
-        if work.done_s(now) >= work.wanted_s:
-            return Observed(RunState.EXITED, ran_s, work.code, log_bytes=lines)
-        if work.stopped_at is not None:
-            return Observed(RunState.EXITED, ran_s, 0, signal=15, log_bytes=lines)
-        return Observed(RunState.RUNNING, ran_s, log_bytes=lines, memory_bytes=1 << 20)
+        work = self.work.get(work_id)
+        return Observed(RunState.ABSENT) if work is None else work.observed(self._now())
 
     async def read_log(self, work_id: str, offset: int, limit: int) -> bytes:
-        """Eight bytes for each second."""
+        """A part of it."""
         work = self.work.get(work_id)
-        if work is None:
-            return b""
-        text = b"".join(b"sec%04d\n" % second for second in range(int(work.ran_s(self._now()))))
-        return text[offset : offset + limit]
+        return b"" if work is None else work.log(self._now())[offset : offset + limit]
 
     async def checkpoint(self, work_id: str) -> Artifact | None:
         """The seconds done so far."""
         work = self.work.get(work_id)
-        if work is None or work.started_at is None:
+        if work is None:
+            raise SandboxError("it is not here")
+        if work.bare and work.workspace.manifest.resume is None:
             return None
         data = f"{work.done_s(self._now()):.3f}".encode()
         await self._blobs.put(data)
@@ -127,6 +169,8 @@ class SimSandbox:
         work = self.work.get(work_id)
         if work is None:
             raise SandboxError("it is not here")
+        if work.bare:
+            return ()
         data = f"worked {work.done_s(self._now()):.0f} s".encode()
         await self._blobs.put(data)
         return (Artifact("/out/result", hashlib.sha256(data).digest(), len(data)),)
@@ -137,6 +181,36 @@ class SimSandbox:
         if work is not None and work.stopped_at is None:
             work.stopped_at = self._now()
 
+    async def pause(self, work_id: str) -> None:
+        """Its clock stands still."""
+        work = self._running(work_id)
+        if work.paused_at is None:
+            work.paused_at = self._now()
+
+    async def resume(self, work_id: str) -> None:
+        """Its clock goes on."""
+        work = self._running(work_id)
+        if work.paused_at is not None:
+            work.paused_s += self._now() - work.paused_at
+            work.paused_at = None
+
+    @asynccontextmanager
+    async def connect(self, work_id: str, port: int) -> AsyncIterator[Pipe]:
+        """An echo."""
+        work = self._running(work_id)
+        if work.option("serve") != str(port):
+            raise SandboxError(f"nothing listens on port {port} in the job")
+        yield SimPipe()
+
+    @asynccontextmanager
+    async def execute(
+        self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
+    ) -> AsyncIterator[Execution]:
+        """One of a few programs."""
+        if self._running(work_id).paused_at is not None:
+            raise SandboxError("the job is paused")
+        yield SimExecution(argv, terminal)
+
     async def scrub(self, work_id: str) -> None:
         """Forget it."""
         self.work.pop(work_id, None)
@@ -144,3 +218,81 @@ class SimSandbox:
     async def works(self) -> tuple[str, ...]:
         """What is here."""
         return tuple(sorted(self.work))
+
+    async def preflight(self) -> tuple[Check, ...]:
+        """What the test has set."""
+        return self.checks
+
+    def _running(self, work_id: str) -> SimWork:
+        work = self.work.get(work_id)
+        if work is None or work.observed(self._now()).state is not RunState.RUNNING:
+            raise SandboxError("the job does not run")
+        return work
+
+
+class SimPipe:
+    """Implements the port `Pipe`: what goes in comes out."""
+
+    def __init__(self) -> None:
+        self._ends = trio.open_memory_channel[bytes](64)
+        self._rest = b""
+
+    async def send(self, data: bytes) -> None:
+        """Into the pipe."""
+        await self._ends[0].send(data)
+
+    async def receive(self, limit: int) -> bytes:
+        """Out of it."""
+        if not self._rest:
+            try:
+                self._rest = await self._ends[1].receive()
+            except trio.EndOfChannel:
+                return b""
+        data, self._rest = self._rest[:limit], self._rest[limit:]
+        return data
+
+    async def close_write(self) -> None:
+        """The end."""
+        await self._ends[0].aclose()
+
+
+class SimExecution:
+    """Implements the port `Execution`: `cat`, `echo WORDS`, `warn WORDS` or `exit CODE`."""
+
+    def __init__(self, argv: tuple[str, ...], terminal: Terminal | None) -> None:
+        self.terminal = terminal
+        self._argv = argv
+        self._input = SimPipe()
+        self._said: list[tuple[Stream, bytes]] = []
+        words = " ".join(argv[1:]).encode() + b"\n"
+        if argv[0] in ("echo", "warn"):
+            warns = argv[0] == "warn" and terminal is None
+            self._said.append((Stream.ERR if warns else Stream.OUT, words))
+
+    async def send(self, data: bytes) -> None:
+        """To its standard input."""
+        await self._input.send(data)
+
+    async def close_write(self) -> None:
+        """The end of it."""
+        await self._input.close_write()
+
+    async def receive(self) -> tuple[Stream, bytes] | None:
+        """What it says."""
+        if self._said:
+            return self._said.pop()
+        if self._argv[0] != "cat":
+            return None
+        data = await self._input.receive(65536)
+        return (Stream.OUT, data) if data else None
+
+    async def resize(self, terminal: Terminal) -> None:
+        """Remembered."""
+        if self.terminal is not None:
+            self.terminal = terminal
+
+    async def wait(self) -> int:
+        """As it was told."""
+        if self._argv[0] not in ("cat", "echo", "warn", "exit"):
+            return 127
+        return int(self._argv[1]) if self._argv[0] == "exit" else 0

@@ -30,7 +30,17 @@ from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.results import Results
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of, uid_base_of
 from node.adapters.oci.verify import Expected
-from node.ports import Blobs, Devices, Observed, RunState, Workspace
+from node.ports import (
+    Blobs,
+    Check,
+    Devices,
+    Execution,
+    Observed,
+    Pipe,
+    RunState,
+    Terminal,
+    Workspace,
+)
 
 _MANIFEST_BYTES_MAX = 2 * ENVS_MAX * ENV_BYTES_MAX
 _KILL_S = 20.0  # from SIGKILL to the exit record, on a loaded machine
@@ -126,6 +136,28 @@ class OciSandbox:
         paths = paths_of(self._settings, work_id)
         async with self._locks[work_id]:
             await self._stop(paths, grace_s)
+
+    async def pause(self, work_id: str) -> None:
+        """Not built yet."""
+        raise SandboxError("this sandbox cannot pause")
+
+    async def resume(self, work_id: str) -> None:
+        """Not built yet."""
+        raise SandboxError("this sandbox cannot pause")
+
+    def connect(self, work_id: str, port: int) -> contextlib.AbstractAsyncContextManager[Pipe]:
+        """Not built yet."""
+        raise SandboxError("this sandbox cannot be connected to")
+
+    def execute(
+        self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
+    ) -> contextlib.AbstractAsyncContextManager[Execution]:
+        """Not built yet."""
+        raise SandboxError("this sandbox cannot execute")
+
+    async def preflight(self) -> tuple[Check, ...]:
+        """Not built yet."""
+        return ()
 
     async def scrub(self, work_id: str) -> None:
         """Remove every trace. Stops it first."""

@@ -13,12 +13,33 @@ from tests.adapters.sandbox.harness import Driver, ended
 
 pytestmark = pytest.mark.sandbox
 
+ECHO = """
+import socket, threading
+def give_back(made):
+    while data := made.recv(4096):
+        made.sendall(data)
+    made.close()
+server = socket.create_server(("127.0.0.1", 8000))
+print("hello", flush=True)
+while True:
+    threading.Thread(target=give_back, args=(server.accept()[0],)).start()
+"""
+
 COMMANDS = {
     Behaviour.SUCCEED: "echo state > /ckpt/state; echo result > /out/result; echo hello",
     Behaviour.FAIL: "exit 3",
     Behaviour.RUN_ON: "echo state > /ckpt/state; echo hello; sleep 600",
     Behaviour.OVERRUN: "sleep 600",
     Behaviour.IDLE: "true",
+    Behaviour.SERVE: "python3 -c '" + ECHO + "'",
+}
+
+PROGRAMS = {
+    "echo": ("/bin/echo",),
+    "warn": ("/bin/sh", "-c", 'echo "$@" >&2', "warn"),
+    "cat": ("/bin/cat",),
+    "exit": ("/bin/sh", "-c", 'exit "$1"', "exit"),
+    "nothing": ("/bin/nothing-of-that-name",),
 }
 
 
@@ -48,6 +69,10 @@ class RuncBench:
         if behaviour is Behaviour.OVERRUN:
             return replace(made, manifest=replace(made.manifest, max_duration_s=1))
         return made
+
+    def program(self, name: str, *words: str) -> tuple[str, ...]:
+        """What the base image has."""
+        return (*PROGRAMS[name], *words)
 
     async def wait_ended(self, work_id: str) -> Observed:
         """Until it has exited."""
