@@ -136,11 +136,13 @@ class World:
         """End all of it."""
         for node in self.nodes:
             node.kill(signal.SIGTERM)
-        if self.nodes and all(node.config.exists() for node in self.nodes):
-            trio.run(self._scrub)
-        trio.from_thread.run_sync(self._over.set, trio_token=self._trio)
-        self._thread.join()
-        shutil.rmtree(self.home, ignore_errors=True)
+        try:
+            if self.nodes and all(node.config.exists() for node in self.nodes):
+                trio.run(self._scrub)
+        finally:
+            trio.from_thread.run_sync(self._over.set, trio_token=self._trio)
+            self._thread.join()
+            shutil.rmtree(self.home, ignore_errors=True)
 
     def on_chain(self, work: Callable[[Devnet, Rpc], Awaitable[T]]) -> T:
         """Do something on the chain, from any thread."""
