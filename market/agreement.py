@@ -106,6 +106,7 @@ class Agreement:
     created_at_ms: U63
     preemptible: bool = False  # the demand allowed it, and the offer was sold so
     grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
+    bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE
     reason: Text256 = ""

@@ -24,9 +24,13 @@ from node.keeper import Keeper
 from node.mail import Mail
 from node.ports import Ports
 from node.provider import Provider
+from node.queue import Queue
 from node.requester import Requester
+from node.shop import Shop
 
 log = structlog.get_logger("node")
+TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
+LOOK_ROUND_S = 5.0
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
 
 
@@ -41,8 +45,10 @@ async def run_node(
     await keeper.load()
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
     artifacts = Artifacts(ports.link, ports.blobs, _may_fetch(keeper))
-    provider = Provider(config, ports, keeper, mail, artifacts)
-    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, provider.offers)
+    shop = Shop(config, ports, keeper)
+    provider = Provider(config, ports, keeper, mail, artifacts, shop)
+    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, shop.offers)
+    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
     requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
     inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
     ports.link.answer(inbox.answer)
@@ -60,22 +66,34 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
-        nursery.start_soon(_trade, config, keeper, bulletin, provider)
+        nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(_look_round, shop)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        control = Control(config, ports, keeper, bulletin, requester)
+        control = Control(config, ports, keeper, bulletin, requester, shop, queue)
         nursery.start_soon(control.run)
         task_status.started(control)
 
 
-async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:
+async def _trade(
+    config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, queue: Queue
+) -> None:
     """Look at open demands, and at what our offers have become."""
     taken = -1
     while True:
-        await provider.consider(bulletin)
+        again_s = await queue.consider(ports.clock.now())
         if keeper.taken_units() != taken:
             taken = keeper.taken_units()
             bulletin.stir()
-        await trio.sleep(config.rules.tick_s)
+        with trio.move_on_after(min(again_s, config.rules.tick_s)):
+            await bulletin.wait_demand()
+        await trio.sleep(TRADE_PAUSE_S)
+
+
+async def _look_round(shop: Shop) -> None:
+    """See now and then what is cached here."""
+    while True:
+        await shop.look()
+        await trio.sleep(LOOK_ROUND_S)
 
 
 async def _follow_chain(ports: Ports, keeper: Keeper) -> None:

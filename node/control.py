@@ -16,19 +16,23 @@ from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
 from node.desk.network import NetworkDesk
+from node.desk.selling import SellingDesk
 from node.desk.series import SeriesDesk
 from node.desk.wallet import WalletDesk
 from node.keeper import Keeper
 from node.ports import Ports
+from node.queue import Queue
 from node.requester import Requester
+from node.shop import Shop
 
 
 class Control:
     """The node's front desk."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, requester: Requester
-    ) -> None:
+        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin,
+        requester: Requester, shop: Shop, queue: Queue,
+    ) -> None:  # fmt: skip
         """Opens a desk for each subject; has no state of its own."""
         self.ports = ports  # for the API: blobs go in and out as streams
         self.jobs = JobDesk(ports, keeper, requester)
@@ -38,6 +42,7 @@ class Control:
         self.series = SeriesDesk(ports, keeper)
         self.wallet = WalletDesk(config, ports)
         self.gauges = GaugeDesk(ports, keeper, bulletin)
+        self.selling = SellingDesk(ports, keeper, shop, queue)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -15,7 +15,7 @@ import structlog
 import trio
 
 from market import job as jobs
-from market.agreement import Agreement, Role
+from market.agreement import Agreement, Phase, Role
 from market.apply import apply
 from market.codec import decode, encode
 from market.duties import Duty, MakeBeat, Submit, duties, pace_s
@@ -34,6 +34,8 @@ from market.units import UnixTime
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
 
 log = structlog.get_logger("keeper")
+VOID_KEPT: Final = 512  # quotes that came to nothing, kept for their provider to look at ...
+VOID_S: Final = 600  # ... and for so long after their opening could have been mined
 INBOX_MAX: Final = 4096  # events waiting for a beat; the sender waits, a peer is refused
 _QUIET = (Ticked, Looked, BeatMade, BeatTaken, BeatHeard, LogPulled)
 
@@ -76,6 +78,14 @@ class Considered:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A room wants a few bytes to survive a restart; `Keeper.notes` has them after `load`."""
+
+    key: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Posted:
     """An item in the inbox, and what to set once it is journaled."""
 
@@ -83,7 +93,8 @@ class _Posted:
     kept: trio.Event | None = None
 
 
-Item = Happened | JobHappened | Countersigned | Submitted | Considered | ChainBatch
+Item = Happened | JobHappened | Countersigned | Submitted | Considered | Noted | ChainBatch
+Witness = Callable[[ChainBatch], tuple[Write, ...]]
 Performer = Callable[[Duty, Agreement], Awaitable[Iterable[Event]]]
 JobPerformer = Callable[[JobDuty, Job], Awaitable[Iterable[Item]]]
 
@@ -99,6 +110,8 @@ class Keeper:
         self._send, self._receive = trio.open_memory_channel[_Posted](INBOX_MAX)
         self.agreements: dict[bytes, Agreement] = {}
         self.jobs: dict[bytes, Job] = {}
+        self.notes: dict[bytes, bytes] = {}
+        self.witness: Witness = lambda _: ()
         self.block = 0
         self.chain_time_s = 0
         self._performed: dict[object, float] = {}
@@ -118,6 +131,8 @@ class Keeper:
                 self.jobs[write.key] = decode(Job, write.data, size_max=RECORD_BYTES_MAX)
             elif write.table == "block":
                 self.block = int.from_bytes(write.data, "big")
+            elif write.table == "note":
+                self.notes[write.key] = write.data
 
     async def post(self, item: Item) -> None:
         """Tell the keeper; waits when it is behind."""
@@ -174,6 +189,13 @@ class Keeper:
         now = self._clock.now()
         before, before_jobs, block = dict(self.agreements), dict(self.jobs), self.block
         lines: list[LogLine] = []
+        notes = [Write("note", item.key, item.data) for item in items if isinstance(item, Noted)]
+        for item in items:
+            if isinstance(item, ChainBatch) and item.facts:
+                notes += self.witness(item)
+        for note in notes:
+            assert note.data is not None, "a note is written over, not taken back"
+            self.notes[note.key] = note.data
         for item in items:
             self._take(item, now, lines)
         for key, agreement in self.agreements.items():
@@ -182,7 +204,8 @@ class Keeper:
         for key, job in self.jobs.items():
             if not job.over:
                 self._follow(key, job, now, lines)
-        writes = [
+        writes = notes + self._forget(now)
+        writes += [
             Write("agreement", key, encode(value))
             for key, value in self.agreements.items()
             if before.get(key) is not value
@@ -201,6 +224,28 @@ class Keeper:
                 self._beats += 1
                 self._changed.notify_all()
 
+    def _forget(self, now: UnixTime) -> list[Write]:
+        """Drop the oldest of our quotes that came to nothing: most do, and nothing hangs on them.
+
+        Late openings are over by then. The newest are kept to be shown, and not to quote twice.
+        """
+        over = [
+            a
+            for a in self.agreements.values()
+            if a.role is Role.PROVIDER and a.phase is Phase.VOID and not a.opened_at_s
+        ]
+        if len(over) <= VOID_KEPT:
+            return []
+        over.sort(key=lambda a: (-a.created_at_ms, a.id))
+        old = [
+            a
+            for a in over[VOID_KEPT:]
+            if now > a.terms.timing.open_by_s + VOID_S and not duties(a, now)
+        ]
+        for a in old:
+            del self.agreements[a.id]
+        return [Write("agreement", a.id, None) for a in old]
+
     def _follow(self, key: bytes, job: Job, now: UnixTime, lines: list[LogLine]) -> None:
         current = self.agreements.get(job.agreement)
         if current is not None:
@@ -218,6 +263,8 @@ class Keeper:
             case Submitted(job):
                 if len(self.jobs) < JOBS_MAX and job.id not in self.jobs:
                     self.jobs[job.id] = job
+            case Noted():
+                return  # written down before anything was taken
             case Considered(propose):
                 proposed = propose(self.taken_units(), now)
                 if proposed is not None and len(self.agreements) < AGREEMENTS_MAX:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from market.chainlog import EscrowEvent
 from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
 from market.signing import Domain
@@ -161,6 +162,16 @@ class ChainInfo:
     explorer: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChainHealth:
+    """How the chain looks from here; `waiting_for` is empty, and `since` 0, while all is well."""
+
+    head: int  # the newest block seen
+    head_at_s: int  # its own time
+    waiting_for: str
+    since: UnixTime
+
+
 class Chain(Protocol):
     """The escrow contract, as the market sees it."""
 
@@ -182,7 +193,16 @@ class Chain(Protocol):
         """
 
     async def account(self, wallet: bytes, operator: bytes) -> Account:
-        """The ledger of one wallet. Raises ChainError."""
+        """The ledger of one wallet, as of the newest block. Raises ChainError."""
+
+    async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
+        """All that ever happened to the wallet and its agreements, in chain order, up to now.
+
+        Raises ChainError.
+        """
+
+    def health(self) -> ChainHealth:
+        """What the node waits for, if the chain keeps it waiting. Asks nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +235,7 @@ class Errands(Protocol):
     async def refusal(self, wallet: bytes, unsigned: Unsigned) -> str:
         """What the chain would refuse it with now, by name; empty if nothing. ChainError."""
 
-    async def permit(self, wallet: bytes, amount: int, deadline_s: int) -> dict[str, Any] | None:
+    async def permit(self, wallet: bytes, amount: int) -> dict[str, Any] | None:
         """Typed data that lets the escrow take tokens (EIP-2612); None if the token cannot."""
 
     async def outcome(self, tx: bytes) -> Outcome:

@@ -23,9 +23,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market", "market.errands", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages", "market.escrow"),
-    ("market.signing", "market.voucher", "market.coordinates", "market.models"),
-    ("market.reallocation", "market.reputation"),
+    ("market.messages", "market.escrow", "market.chainlog"),
+    ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
+    ("market.reallocation", "market.reputation", "market.statement"),
     # market, the matching engine
     ("market.throughput", "market.names", "market.columns"),
     ("market.cost",),
@@ -52,7 +52,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "market.placement",
     ),
     ("market.defrag",),
-    ("market.policy",),
+    ("market.policy", "market.contest"),
     ("market.simulate", "market.simulate.training"),
     ("market.simulate.rounds",),
     ("market.simulate.jobs",),
@@ -67,7 +67,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node", "node.ports"),
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
     ("node.bulletin", "node.keeper"),
-    ("node.provider", "node.requester"),
+    ("node.shop",),
+    ("node.queue", "node.requester"),
+    ("node.provider",),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
         "node.desk.jobs",
@@ -77,6 +79,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.series",
         "node.desk.wallet",
         "node.desk.gauges",
+        "node.desk.selling",
     ),
     ("node.control",),
     ("node.app",),
@@ -95,6 +98,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("node.web.*",),
     ("node.live",),
+    ("node.cli.selling",),
     ("node.cli.settings",),
     ("node.client", "node.client.http", "node.client.query"),
     ("node.client.jobfile", "node.client.download"),
@@ -158,7 +162,6 @@ LONG_FILES: dict[str, int] = {
     "node/ports.py": 660,  # the waist: one page to read before any adapter
     "market/duties.py": 430,  # half of it names the duties, half derives them: one thought
     "market/book.py": 420,  # one structure, kept whole while it is measured
-    "node/provider.py": 460,  # to be split when preemption enters it
     "node/adapters/oci/driver.py": 430,  # the port's methods, each short
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
 }  # path: lines, for the few that are better whole; say why

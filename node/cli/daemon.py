@@ -127,8 +127,7 @@ def to_place(settings: Settings) -> Place:
     declared = sandbox = None
     if sold is not None:
         if sold.units:
-            group = sold.units[0]
-            declared = Declared(group.count, group.name, group.ram_mib)
+            declared = tuple(Declared(g.count, g.name, g.ram_mib) for g in sold.units)
         sandbox = OciSettings(
             state_dir=box.state or settings.data_dir / "sandbox",
             instance=box.instance,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from market.units import format_duration
 from node.bulletin import Bulletin
 from node.config import Config
 from node.desk.rows import address_text
@@ -22,8 +23,13 @@ class NetworkDesk:
         self._bulletin = bulletin
 
     def waiting_for(self) -> str:
-        """What keeps this node from trading, in words; empty when nothing does."""
-        return self._bulletin.waiting_for()
+        """What keeps this node from its work, in words, and for how long; empty when nothing."""
+        health = self._ports.chain.health()
+        waits = [self._bulletin.waiting_for()]
+        if health.waiting_for:
+            so_long = format_duration(self._ports.clock.now() - health.since)
+            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
+        return "; ".join(filter(None, waits))
 
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected."""

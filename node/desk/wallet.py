@@ -35,7 +35,6 @@ log = structlog.get_logger("wallet")
 WATCHED_MAX: Final = 256  # transactions remembered; the oldest goes
 LOOK_S: Final = 1.0
 UNKNOWN_S: Final = 120.0  # a transaction that no endpoint has seen for so long was never sent
-PERMIT_S: Final = 3600
 AUTHORISE_MAX_S: Final = 365 * 24 * 3600
 UNLIMITED: Final = 2**128 - 1
 
@@ -150,9 +149,8 @@ class WalletDesk:
     async def permit(self, wallet: bytes, amount_text: str) -> dict[str, Any]:
         """Typed data for a deposit with one transaction; None where the token has no permit."""
         amount = self._amount("amount", amount_text)
-        deadline_s = int(self._ports.clock.now()) + PERMIT_S
-        data = await self._errands().permit(wallet, amount, deadline_s)
-        return {"typed_data": data, "deadline": deadline_s}
+        data = await self._errands().permit(wallet, amount)
+        return {"typed_data": data, "deadline": int(data["message"]["deadline"]) if data else None}
 
     def watch(self, tx: bytes, what: str, wallet: bytes) -> dict[str, Any]:
         """Look for this transaction until it is mined or lost."""
