@@ -75,7 +75,9 @@ async def run_node(
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(_look_round, shop)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, demands, shop, queue))
+        control = Control(config, ports, keeper, bulletin, demands, shop, queue)
+        nursery.start_soon(control.run)
+        task_status.started(control)
 
 
 async def _trade(
