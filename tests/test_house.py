@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # on one floor are twins and never import each other. "x.*" is one room: x and all inside it.
 FLOORS: tuple[tuple[str, ...], ...] = (
     # market, the ground and the waist
-    ("market", "market.errors", "market.limits"),
+    ("market", "market.errands", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
     ("market.messages", "market.escrow", "market.chainlog"),
@@ -78,6 +78,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.market",
         "node.desk.money",
         "node.desk.network",
+        "node.desk.series",
+        "node.desk.wallet",
         "node.desk.gauges",
         "node.desk.plans",
         "node.desk.selling",
@@ -89,7 +91,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters",
         "node.adapters.libp2p.*",
         "node.adapters.ethereum.*",
-        "node.adapters.engine.*",
         "node.adapters.oci.*",
         "node.adapters.sqlite.*",
         "node.adapters.disk.*",
@@ -97,6 +98,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters.keystore.*",
         "node.adapters.system.*",
     ),
+    ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
     ("node.live",),
     ("node.cli.selling",),
@@ -160,7 +162,7 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
-    "node/ports.py": 620,  # the waist: one page to read before any adapter
+    "node/ports.py": 660,  # the waist: one page to read before any adapter
     "market/apply.py": 440,  # every event in one match: the only place where a phase changes
     "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
@@ -480,7 +482,7 @@ BROKEN = (
     (imports_go_down, "market/terms.py", "from . import units", "relative import"),
     (imports_go_down, "market/nowhere.py", "", "stands on no floor; add it to FLOORS"),
     (imports_go_down, "market/policy/fair.py", "import market.policy.load", "sideways to its twin"),
-    (imports_go_down, "node/adapters/oci.py", "import node.adapters.engine", "sideways"),
+    (imports_go_down, "node/adapters/oci.py", "import node.adapters.disk", "sideways"),
     (imports_go_down, "node/adapters/oci/mounts.py", "import node.adapters.oci.cgroups", ""),
     (imports_go_down, "node/keeper.py", "from node.adapters.sqlite import Journal", "imports up"),
     (imports_go_down, "node/ports.py", "from tests import world", "is not shipped"),
