@@ -55,11 +55,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("market.defrag",),
     ("market.policy", "market.contest"),
-    ("market.simulate", "market.simulate.training"),
+    ("market.simulate", "market.simulate.training", "market.simulate.churn"),
     ("market.simulate.rounds",),
     ("market.simulate.jobs",),
     ("market.simulate.readers", "market.simulate.queueing"),
-    ("market.simulate.metrics", "market.simulate.placing"),
+    ("market.simulate.metrics", "market.simulate.placing", "market.simulate.moving"),
     ("market.simulate.planners",),
     # market, agreements and jobs
     ("market.agreement",),
@@ -171,7 +171,7 @@ LONG_FILES: dict[str, int] = {
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
 }  # path: lines, for the few that are better whole; say why
 LONG_FUNCTIONS: dict[str, int] = {
-    "node/cli/simulate.py:simulate": 110,  # its signature and help are two thirds of it
+    "node/cli/simulate.py:simulate": 115,  # its signature and help are two thirds of it
 }  # path:function: lines, likewise
 
 TODO_WITHOUT_NUMBER = re.compile(r"(#|//)\s*(TODO|FIXME|XXX)\b(?!\s*\(?#\d)")
