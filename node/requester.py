@@ -81,7 +81,7 @@ from market.signing import (
     voucher_digest,
 )
 from market.spec import Spec
-from market.terms import Artifact, Coordinate, Demand, Manifest, Sealed, Voucher
+from market.terms import Artifact, Demand, Manifest, Sealed, Voucher
 from market.units import format_money
 from node.artifacts import Artifacts, pull_all
 from node.bulletin import Bulletin
@@ -252,7 +252,7 @@ class Requester:
             token=self._ports.chain.info.token,
             slash_bps=0,
             exclude=job.excluded,
-            coordinate=Coordinate(),
+            coordinate=self._bulletin.atlas.here,
             quote_by_ms=quote_by_ms,
             expires_at_s=int(now + rules.quote_window_s) + 2,
         )

@@ -65,7 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.apply", "market.spec"),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas"),
     ("node.bulletin", "node.keeper"),
     ("node.shop",),
     ("node.queue", "node.requester"),
