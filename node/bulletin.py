@@ -35,6 +35,7 @@ class Bulletin:
     ) -> None:  # fmt: skip
         """`own_offers` says what this node sells now; empty for a pure requester."""
         self.book = Book()
+        self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
         self._rules = rules
@@ -90,6 +91,7 @@ class Bulletin:
                 if signed.author == self._mail.me:
                     return
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
+                self.offers_at = now
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):
