@@ -37,6 +37,7 @@ class Bulletin:
         """`own_offers` says what this node sells now; empty for a pure requester."""
         self.book = Book()
         self.atlas = atlas
+        self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
         self._rules = rules
@@ -94,6 +95,7 @@ class Bulletin:
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
                 for offer in offers[:1]:
                     self.atlas.hear(signed.author, offer.coordinate)
+                self.offers_at = now
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):

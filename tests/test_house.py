@@ -78,6 +78,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.market",
         "node.desk.money",
         "node.desk.network",
+        "node.desk.earning",
         "node.desk.series",
         "node.desk.wallet",
         "node.desk.gauges",
