@@ -181,10 +181,10 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """One side began to end it; anybody may finalize after `deadline_s`."""
+    """The wallet `by` began to end it; anybody may finalize after `deadline_s`."""
 
     agreement: bytes
-    by_provider: bool
+    by: bytes
     deadline_s: int
     tx: bytes
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
+from node.desk.gauges import GaugeDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
@@ -36,6 +37,7 @@ class Control:
         self.market = MarketDesk(ports, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
+        self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, shop, queue)
         self._keeper = keeper
 

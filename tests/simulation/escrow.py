@@ -236,7 +236,7 @@ class Ledger:
                 self._in(id_, Status.OPEN)
                 deadline = self._at + order.terms.timing.claim_window_s
                 self._change(id_, status=Status.CLOSING_BY_REQUESTER, deadline=deadline)
-                self._say(Closing(id_, False, deadline, self._tx))
+                self._say(Closing(id_, order.terms.parties.requester, deadline, self._tx))
             case ProviderClose():
                 self._only(order.terms, provider=True)
                 self._close_by_provider(id_)
@@ -339,7 +339,7 @@ class Ledger:
             raise refuse("TooEarly")
         deadline = max(self._at, one.deadline) + one.terms.timing.window_s
         self._change(id_, status=Status.CLOSING_BY_PROVIDER, deadline=deadline)
-        self._say(Closing(id_, True, deadline, self._tx))
+        self._say(Closing(id_, one.terms.parties.provider, deadline, self._tx))
 
     def _close_signed(self, id_: bytes, order: CloseSigned) -> None:
         one = self._alive(id_)
