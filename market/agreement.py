@@ -6,7 +6,7 @@ said in `market/duties`. It knows no clock, network, chain or sandbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Final
 
@@ -59,7 +59,8 @@ class Ending(Enum):
     LOST = "lost"  # the provider went silent
     UNPAID = "unpaid"  # the requester stopped paying
     EXPIRED = "expired"  # the agreed duration is over
-    WITHDRAWN = "withdrawn"  # the provider stops (drain, shutdown, preemption)
+    WITHDRAWN = "withdrawn"  # the provider stops, though nothing allows it to
+    PREEMPTED = "preempted"  # the provider stops, as was agreed: the units are wanted for another
 
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
@@ -103,6 +104,11 @@ class Agreement:
     interval_s: U16
     hold_until_s: U40
     created_at_ms: U63
+    preemptible: bool = False  # the demand allowed it, and the offer was sold so
+    grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
+    rank: U8 = 0  # which node of a gang of num_nodes it is
+    num_nodes: U8 = 1
+    bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE
     reason: Text256 = ""
@@ -111,6 +117,12 @@ class Agreement:
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)] = ()
     acknowledged: bool = False  # requester: the provider has our acceptance
     opened_at_s: U40 = 0
+    # What an extension adds to deposit and duration: on chain, and asked for by the requester.
+    extra_deposit: U96 = 0
+    extra_duration_s: U32 = 0
+    asked_extra_s: U32 = 0
+    extension_signature: ChainSignature = b""  # the provider's, for what is asked
+    extension_refused: bool = False
     # The work: the provider's own findings, or what the requester was told.
     report: Report = NOTHING_YET
     metered_s: U32 = 0
@@ -151,6 +163,18 @@ class Agreement:
     close_tx: Annotated[bytes, Count(0, 32)] = b""
 
     @property
+    def extended(self) -> Terms:
+        """The terms as the money is counted by: with what extensions added. Never signed."""
+        if not (self.extra_deposit or self.extra_duration_s):
+            return self.terms
+        money, timing = self.terms.money, self.terms.timing
+        return replace(
+            self.terms,
+            money=replace(money, deposit=money.deposit + self.extra_deposit),
+            timing=replace(timing, duration_s=timing.duration_s + self.extra_duration_s),
+        )
+
+    @property
     def ended(self) -> bool:
         """No money and no unit is bound by it any more."""
         return self.phase in ENDS
@@ -159,6 +183,11 @@ class Agreement:
     def promised(self) -> int:
         """The amount of the best voucher."""
         return self.pay.voucher.amount if self.pay else 0
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Requester: the newest checkpoint that the provider states is here, or there is none."""
+        return self.report.checkpoint in (None, self.checkpoint)
 
     @property
     def last_said(self) -> bool:

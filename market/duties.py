@@ -15,6 +15,7 @@ from market.escrow import (
     Answer,
     ChainOrder,
     Challenge,
+    Extend,
     Finalize,
     Open,
     ProviderClose,
@@ -29,10 +30,10 @@ from market.limits import (
     RETRY_CHAIN_S,
     RETRY_S,
 )
-from market.messages import Beat, Pay, Report, WorkState
-from market.terms import Artifact
+from market.messages import NO_MORE_WORK, Beat, Pay, Report, WorkState
+from market.terms import Artifact, Extension
 from market.units import UnixTime
-from market.voucher import owed, paid_up
+from market.voucher import deposit_for, owed, paid_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +73,14 @@ class TakeCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Provider: stop the work; the grace of its manifest applies."""
+    """Provider: stop the work; the grace of its manifest applies, of its offer if preempted."""
 
     agreement: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Provider: put the results into the blob store."""
+    """Provider: put the results into the blob store; if it was preempted, the last checkpoint."""
 
     agreement: bytes
 
@@ -114,6 +115,14 @@ class SendAccept:
     """Requester: hand countersignature, manifest and sealed secrets to the provider."""
 
     agreement: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class AskExtension:
+    """Requester: ask the provider to sign that the agreement lasts longer."""
+
+    agreement: bytes
+    extension: Extension
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +207,7 @@ Duty = (
     | MakeBeat
     | SendBeat
     | SendAccept
+    | AskExtension
     | SendStop
     | AskStatus
     | MakePay
@@ -278,8 +288,11 @@ def _work(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def stated(a: Agreement) -> Report:
-    """The report as a heartbeat states it: a job counts as exited once its results are kept."""
-    if a.report.work is WorkState.EXITED and not a.collected:
+    """The report as a heartbeat states it.
+
+    A job counts as exited once its results are kept, as preempted once its last checkpoint is.
+    """
+    if a.report.work in (WorkState.EXITED, WorkState.PREEMPTED) and not a.collected:
         return replace(a.report, work=WorkState.RUNNING)
     return a.report
 
@@ -329,15 +342,17 @@ def _requester(a: Agreement, now: UnixTime) -> Iterator[Duty]:
             return
         case Phase.CONFIRMED:
             if a.ending is not Ending.NONE:
-                return
-            if not a.acknowledged:
+                if a.acknowledged:
+                    yield SendStop(a.id)  # its units need not wait for `open_by_s`
+            elif not a.acknowledged:
                 yield SendAccept(a.id)
-            elif now < a.terms.timing.open_by_s:
+            elif now < a.terms.timing.open_by_s and a.num_nodes == 1:  # else the job opens all
                 yield Submit(a.id, Open(a.terms, a.requester_signature, a.provider_signature))
         case Phase.RUNNING:
             yield from _contact(a, now)
             yield from _fetch(a)
             yield from _pay(a, now)
+            yield from _extend(a)
         case Phase.CLOSING:
             yield from _requester_ending(a, now)
         case Phase.SETTLED | Phase.SLASHED | Phase.VOID:
@@ -345,7 +360,7 @@ def _requester(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def _contact(a: Agreement, now: UnixTime) -> Iterator[Duty]:
-    ended = a.report.work in (WorkState.EXITED, WorkState.BROKEN)
+    ended = a.report.work in NO_MORE_WORK
     if a.ending not in (Ending.NONE, Ending.FINISHED) and not ended:
         yield SendStop(a.id)
     silent_s = now - a.heard_at_ms / 1000
@@ -354,22 +369,24 @@ def _contact(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def _fetch(a: Agreement) -> Iterator[Duty]:
-    checkpoint = a.report.checkpoint
     if a.ending is Ending.FINISHED:
         if not a.delivered:
             yield PullResults(a.id, a.report.results)
         return
     if a.log_have < a.report.log_bytes:
         yield PullLog(a.id, a.log_have)
-    if checkpoint is not None and checkpoint != a.checkpoint:
-        yield PullCheckpoint(a.id, checkpoint)
+    if a.report.checkpoint is not None and not a.has_checkpoint:
+        yield PullCheckpoint(a.id, a.report.checkpoint)
 
 
 def _pay(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     due = payable(a, now)
     finished = a.ending is Ending.FINISHED and a.delivered
-    given_up = a.ending not in (Ending.NONE, Ending.FINISHED) and (
-        a.report.work in (WorkState.EXITED, WorkState.BROKEN)
+    given_up = (
+        a.ending not in (Ending.NONE, Ending.FINISHED)
+        and a.report.work in NO_MORE_WORK
+        # Who made way keeps the last checkpoint until it is fetched: that is what ends it.
+        and (a.ending is not Ending.PREEMPTED or a.has_checkpoint)
     )
     if (finished or given_up) and not a.last_said:
         yield MakePay(a.id, max(due, a.promised), last=True)
@@ -385,7 +402,27 @@ def payable(a: Agreement, now: UnixTime) -> int:
     The one interval of tolerance is for whole-second rounding on both machines.
     """
     passed_s = max(0, int(now) - a.opened_at_s) + a.interval_s
-    return owed(a.terms, min(a.metered_s, passed_s, a.terms.timing.duration_s))
+    terms = a.extended
+    return owed(terms, min(a.metered_s, passed_s, terms.timing.duration_s))
+
+
+def extension(a: Agreement) -> Extension:
+    """What the agreement would be raised by to last as long as is asked: the deposit with it."""
+    money, timing = a.terms.money, a.terms.timing
+    longer_s = timing.duration_s + a.asked_extra_s
+    whole = deposit_for(money.price_per_hour, a.terms.unit_count, longer_s)
+    return Extension(a.id, max(0, whole - money.deposit), a.asked_extra_s)
+
+
+def _extend(a: Agreement) -> Iterator[Duty]:
+    if a.ending is not Ending.NONE or a.extension_refused:
+        return
+    if a.asked_extra_s <= a.extra_duration_s:
+        return
+    if not a.extension_signature:
+        yield AskExtension(a.id, extension(a))
+    else:
+        yield Submit(a.id, Extend(a.terms, extension(a), b"", a.extension_signature))
 
 
 def _requester_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
@@ -410,7 +447,7 @@ def _challenge(a: Agreement, now: UnixTime) -> Iterator[Duty]:
         return  # the contract gives a provider this long before it must answer
     if not a.nonce:
         yield DrawNonce(a.id)
-    elif a.pay is None or a.promised < paid_up(a.terms, passed_s + 1):
-        yield MakePay(a.id, paid_up(a.terms, passed_s + PAY_AHEAD_S), last=False)
+    elif a.pay is None or a.promised < paid_up(a.extended, passed_s + 1):
+        yield MakePay(a.id, paid_up(a.extended, passed_s + PAY_AHEAD_S), last=False)
     else:
         yield Submit(a.id, Challenge(a.terms, a.pay.voucher, a.pay.signature, a.nonce))

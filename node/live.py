@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -43,7 +43,7 @@ class Place:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     password_file: Path | None = None
-    declared: Declared | None = None
+    declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
     ping_interval_s: float = 15.0
 
@@ -68,7 +68,8 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
-        chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
+        chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
+        chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
         devices = discover(place.declared)
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
@@ -87,6 +88,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             signer=signer,
             clock=clock,
             entropy=SystemEntropy(),
+            errands=chain.errands,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         control: Control = await nursery.start(run_node, config, ports)

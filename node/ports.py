@@ -11,8 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
+from market.chainlog import EscrowEvent
+from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
 from market.signing import Domain
 from market.terms import Artifact, Manifest
@@ -160,6 +162,16 @@ class ChainInfo:
     explorer: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChainHealth:
+    """How the chain looks from here; `waiting_for` is empty, and `since` 0, while all is well."""
+
+    head: int  # the newest block seen
+    head_at_s: int  # its own time
+    waiting_for: str
+    since: UnixTime
+
+
 class Chain(Protocol):
     """The escrow contract, as the market sees it."""
 
@@ -181,7 +193,53 @@ class Chain(Protocol):
         """
 
     async def account(self, wallet: bytes, operator: bytes) -> Account:
-        """The ledger of one wallet. Raises ChainError."""
+        """The ledger of one wallet, as of the newest block. Raises ChainError."""
+
+    async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
+        """All that ever happened to the wallet and its agreements, in chain order, up to now.
+
+        Raises ChainError.
+        """
+
+    def health(self) -> ChainHealth:
+        """What the node waits for, if the chain keeps it waiting. Asks nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A call for a wallet to sign and send: where to, and its calldata."""
+
+    to: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a transaction: `block` 0 means not mined; `problem` is the revert's name."""
+
+    known: bool
+    block: int
+    problem: str
+
+
+class Errands(Protocol):
+    """What a cold wallet may be asked to do. The node prepares and watches; it never signs."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The chain's RPC endpoints, for a wallet that does not know the chain."""
+
+    def unsigned(self, errand: Errand) -> Unsigned:
+        """The call that carries it out. Raises SignatureError for a misshapen permit."""
+
+    async def refusal(self, wallet: bytes, unsigned: Unsigned) -> str:
+        """What the chain would refuse it with now, by name; empty if nothing. ChainError."""
+
+    async def permit(self, wallet: bytes, amount: int) -> dict[str, Any] | None:
+        """Typed data that lets the escrow take tokens (EIP-2612); None if the token cannot."""
+
+    async def outcome(self, tx: bytes) -> Outcome:
+        """What became of a transaction. Raises ChainError."""
 
 
 # The sandbox.
@@ -212,6 +270,7 @@ class Observed:
     cpu_ms: int = 0
     memory_bytes: int = 0
     gpu_ppm: int = 0  # the mean load of its GPUs
+    progress_ppm: int = 0  # of all its work, as the job itself wrote; 0: it wrote nothing
     log_bytes: int = 0
     paused: bool = False
     throttled_ms: int = 0  # how long its programs waited because their CPU quota was used up
@@ -344,6 +403,9 @@ class Sandbox(Protocol):
         Entering raises SandboxError if the job does not run or is paused. A program that is not
         there is no error here but exit code 127, as a shell would say.
         """
+
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may. SandboxError."""
 
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
@@ -529,3 +591,4 @@ class Ports:
     signer: Signer
     clock: Clock
     entropy: Entropy
+    errands: Errands | None = None  # None: this chain takes none from a page

@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from market.errors import MarketError, SpecError
 from market.limits import ENV_BYTES_MAX
-from market.units import format_duration
-from node.cli.client import Node, NodeDownError
 from node.cli.follow import exit_code, follow, job_path, summary
-from node.cli.jobfile import (
-    JobFile,
-    LocalBlob,
-    find_image,
-    local_blob,
-    mounts_of,
-    read_job_file,
-    upload,
-)
 from node.cli.options import DEFAULT, Common
-from node.cli.output import say, write_json, write_lines
+from node.cli.output import say, sending, write_json, write_lines
+from node.cli.plans import show_plan
+from node.client.http import Node, NodeDownError
+from node.client.jobfile import JobFile, read_job_file
+from node.client.submission import ask, prepare, send, submit
 
 TOKEN_DECIMALS = 6  # of the default token; only to check a file while no node runs
 
@@ -71,20 +64,12 @@ def run(
     node = Node(settings.socket_path)
     file = _with_flags(read_job_file(job), env, name)
     secrets = dict(_secret(item) for item in secret)
-    plan = _ask(node, "/api/validate", file)
-    missing = [item for item in plan["secrets"] if item not in secrets]
-    if missing:
-        raise SpecError(
-            f"secrets: {missing[0]} has no value",
-            hint=f"set it in the environment and give --secret {missing[0]}",
-        )
-    image = local_blob(plan["image"], find_image(file, settings))
-    mounts = list(mounts_of(file, plan["mounts"]))
-    _show_plan(plan)
+    prepared = prepare(node, file, settings, secrets)
+    show_plan(prepared.plan)
     _confirm(yes)
-    for blob in (image, *mounts):
-        upload(node, blob)
-    id_ = _submit(node, file, image, mounts, secrets)
+    with sending() as progress:
+        send(node, prepared, progress)
+    id_ = submit(node, prepared, secrets)
     if detach or quiet:
         if common.as_json:
             write_json({"job": node.get(job_path(id_))})
@@ -112,7 +97,7 @@ def validate(job: Path, *, common: Common = DEFAULT) -> int:
     node = common.node()
     file = read_job_file(job)
     try:
-        plan = _ask(node, "/api/validate", file)
+        plan = ask(node, "/api/validate", file)
     except NodeDownError:
         _check_here(file)
         plan = {}
@@ -121,7 +106,7 @@ def validate(job: Path, *, common: Common = DEFAULT) -> int:
         write_json({"valid": True, "plan": plan})
     else:
         write_lines([f"{file.name}: in order"])
-        _show_plan(plan)
+        show_plan(plan)
     return 0
 
 
@@ -134,11 +119,11 @@ def explain(job: Path, *, common: Common = DEFAULT) -> int:
         The job file (YAML), - for standard input.
     """
     node = common.node()
-    lines = _ask(node, "/api/explain", read_job_file(job))["lines"]
+    told = ask(node, "/api/explain", read_job_file(job))
     if common.as_json:
-        write_json({"lines": lines})
+        write_json(told)
     else:
-        write_lines(lines)
+        write_lines(told["lines"])
     return 0
 
 
@@ -176,13 +161,6 @@ def _secret(item: str) -> tuple[str, str]:
     return name, value
 
 
-def _ask(node: Node, path: str, file: JobFile) -> Any:
-    try:
-        return node.post(path, {"spec": file.raw})
-    except MarketError as problem:
-        raise file.located(problem) from None
-
-
 def _check_here(file: JobFile) -> None:
     from market.spec import parse  # numpy-free, but a tenth of a second that only this needs
 
@@ -190,17 +168,6 @@ def _check_here(file: JobFile) -> None:
         parse(file.raw, decimals=TOKEN_DECIMALS)
     except SpecError as problem:
         raise file.located(problem) from None
-
-
-def _show_plan(plan: dict[str, Any]) -> None:
-    if not plan:
-        return
-    token = plan["token"]
-    say(
-        f"{plan['name']}: {' or '.join(plan['accelerators'])}, "
-        f"at most {plan['max_hourly_cost']} {token}/h for {format_duration(plan['max_duration_s'])}"
-    )
-    say(f"held at most: {plan['max_hold']} {token}; what is not used comes back")
 
 
 def _confirm(yes: bool) -> None:
@@ -211,18 +178,3 @@ def _confirm(yes: bool) -> None:
     print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UnconfirmedError("not submitted", hint="nothing was spent")
-
-
-def _submit(
-    node: Node, file: JobFile, image: LocalBlob, mounts: list[LocalBlob], secrets: dict[str, str]
-) -> str:
-    body = {
-        "spec": file.raw,
-        "image": image.named(),
-        "inputs": [mount.named() for mount in mounts],
-        "secrets": secrets,
-    }
-    try:
-        return str(node.post("/api/jobs", body)["id"])
-    except MarketError as problem:
-        raise file.located(problem) from None

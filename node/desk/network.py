@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from market.units import format_duration
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.rows import address_text
 from node.keeper import Keeper
 from node.ports import Ports
 
@@ -19,6 +21,15 @@ class NetworkDesk:
         self._ports = ports
         self._keeper = keeper
         self._bulletin = bulletin
+
+    def waiting_for(self) -> str:
+        """What keeps this node from its work, in words, and for how long; empty when nothing."""
+        health = self._ports.chain.health()
+        waits = [self._bulletin.waiting_for()]
+        if health.waiting_for:
+            so_long = format_duration(self._ports.clock.now() - health.since)
+            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
+        return "; ".join(filter(None, waits))
 
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected."""
@@ -36,9 +47,17 @@ class NetworkDesk:
     def status(self) -> dict[str, Any]:
         """One screen about this node."""
         agreements = self._keeper.agreements.values()
+        info = self._ports.chain.info
         return {
             "peer": self._ports.signer.peer.hex(),
             "network": self._config.network,
+            "chain_id": info.domain.chain_id,
+            "escrow": address_text(info.domain.contract),
+            "token": info.symbol,
+            "decimals": info.decimals,
+            "explorer": info.explorer,
+            "wallet": address_text(self._config.wallet),
+            "operator": address_text(self._ports.signer.operator),
             "addresses": list(self._ports.link.addresses()),
             "peers": len(self._ports.link.peers()),
             "offers_known": len(self._bulletin.book),
@@ -56,7 +75,7 @@ class NetworkDesk:
             "jobs": sum(not job.over for job in self._keeper.jobs.values()),
             "agreements": sum(not agreement.ended for agreement in agreements),
             "block": self._keeper.block,
-            "waiting_for": self._bulletin.waiting_for(),
+            "waiting_for": self.waiting_for(),
             "counters": self._ports.link.statistics(),
             "now": self._ports.clock.now(),
         }

@@ -19,7 +19,10 @@ import trio
 from market.errors import ChainError, IntegrityError, LimitError, NotFoundError, SpecError
 from market.spec import Spec, parse
 from market.terms import Artifact
+from market.units import format_money
+from node.adapters.system.clock import SystemClock
 from node.control import Control
+from node.desk.plans import said
 from node.web.server import serve
 
 RESULT = b"the model\n" * 1000
@@ -86,15 +89,16 @@ class Desk:
     """The methods of `Control` that the API calls: every desk in one."""
 
     def __init__(self) -> None:
-        self.jobs = self.market = self.money = self.network = self
+        self.jobs = self.market = self.money = self.network = self.plans = self.series = self
         self.plays: dict[str, Play] = {}
         self.version = 1
         self.news = trio.Event()
-        info = SimpleNamespace(decimals=6, symbol="TEST")
+        info = SimpleNamespace(decimals=6, symbol="TEST", domain=SimpleNamespace(chain_id=31337))
         self.ports = SimpleNamespace(
             blobs=Blobs(),
             chain=SimpleNamespace(info=info),
             entropy=SimpleNamespace(token=lambda size: b"\x5a" * size),
+            clock=SystemClock(),
         )
         self._add(Play("aa" * 16, "done", 9, results=[result("/out/model.bin", RESULT)]))
         self._add(Play("bb" * 16, "evil", 9, results=[result("/../../evil", HOSTILE)]))
@@ -119,12 +123,16 @@ class Desk:
             await self.news.wait()
         return self.version
 
+    def marks(self) -> dict[str, int]:
+        return {}
+
     async def submit(
         self,
         raw: object,
         image: Artifact,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
+        key: str = "",
     ) -> str:
         spec = self.spec(raw)
         for artifact in (image, *inputs):
@@ -142,8 +150,30 @@ class Desk:
     async def cancel(self, name: str) -> str:
         return self._find(name).id
 
-    def explain(self, raw: object) -> list[str]:
-        return [f"{self.spec(raw).name}: no offer fits", "2 offers at +0.06/h"]
+    def explain(self, raw: object) -> dict[str, Any]:
+        return {"lines": [f"{self.spec(raw).name}: no offer fits", "2 offers at +0.06/h"]}
+
+    def checked(self, raw: object) -> dict[str, Any]:
+        return said(self.spec(raw), "TEST", lambda amount: format_money(amount, 6))
+
+    async def plan(
+        self, raw: object, image: Artifact | None = None, inputs: tuple[Artifact, ...] = ()
+    ) -> dict[str, Any]:
+        best = {
+            **offer("RTX 4090", 2, "0.4"), "units": 1, "chosen": True, "peer": "ab" * 32,
+            "held": "0.5",
+            "cost": {"price": "0.3", "waiting": "0.1", "risk": "0.05", "total": "0.45"},
+            "seconds": {"queue": 0.0, "transfer": 2.5, "start_up": 1.5, "run": 90.0, "ready": 98.0},
+        }  # fmt: skip
+        return {
+            **self.checked(raw), "ranking": [best], "held": "0.5", "refundable": "0.2",
+            "waiting": "", "deadline": None, "explanation": self.explain(raw),
+            "estimate": {
+                "price": "0.3", "expected_cost": "0.35", "ready_s": 98.0, "run_s": 90.0,
+                "is_guess": True,
+            },
+            "wallet": {"free": "0.4", "enough": False, "missing": "0.1"},
+        }  # fmt: skip
 
     def all(self) -> list[dict[str, Any]]:
         return [self._row(play) for play in self.plays.values()]
@@ -156,7 +186,7 @@ class Desk:
         ]
         return {**self._row(play), "history": history, "agreements": [], "results": play.results}
 
-    async def log(self, name: str, offset: int) -> tuple[bytes, int, bool]:
+    async def log(self, name: str, offset: int, rank: int = 0) -> tuple[bytes, int, bool]:
         data = LOG[offset : offset + 5]
         return data, offset + len(data), self._find(name).over and not data
 
