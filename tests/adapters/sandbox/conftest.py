@@ -17,6 +17,7 @@ from tests.adapters.sandbox.harness import (
     MIB,
     Driver,
     engine,
+    engine_folder,
     missing_for,
     small_settings,
 )
@@ -39,16 +40,14 @@ def driver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engines]:
+def engines() -> Iterator[Engines]:
     """The socket of an engine, started when it is first asked for."""
     found: dict[str, Path] = {}
     with ExitStack() as stack:
 
         def ask(kind: str) -> Path:
             if kind not in found:
-                folder = tmp_path_factory.mktemp(kind)
-                for above in (folder, folder.parent, folder.parent.parent):
-                    above.chmod(above.stat().st_mode | 0o011)
+                folder = stack.enter_context(engine_folder())
                 found[kind] = stack.enter_context(engine(kind, folder))
             return found[kind]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -163,7 +164,9 @@ def engine(kind: str, folder: Path) -> Iterator[Path]:
                    "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
                    "system", "service", "--time=0", f"unix://{socket}"]  # fmt: skip
     with (folder / "log").open("wb") as log:
-        started = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        started = subprocess.Popen(  # conmon leaves files where it was started
+            command, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not (socket.exists() and _answers(socket)):
@@ -174,7 +177,25 @@ def engine(kind: str, folder: Path) -> Iterator[Path]:
     finally:
         started.terminate()
         started.wait(PATIENCE_S)
-        disk.unmount_all(folder)  # Podman leaves its store mounted on itself
+
+
+@contextmanager
+def engine_folder() -> Iterator[Path]:
+    """A folder that an engine may fill and mount things below; all of it goes.
+
+    Podman leaves its store mounted on itself, and its last helpers mount it once more.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gridsouk-engine-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        deadline = time.monotonic() + PATIENCE_S
+        while folder.exists():
+            disk.unmount_all(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            assert time.monotonic() < deadline, f"{folder} cannot be removed"
+            time.sleep(0.1)
 
 
 def _answers(socket: Path) -> bool:
