@@ -45,6 +45,7 @@ from market.events import (
     ResultsPulled,
     Scrubbed,
     Staged,
+    Staging,
     StopAsked,
     Ticked,
 )
@@ -68,6 +69,8 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_chain(agreement, event, now)
         case Accepted() | Acknowledged() | Released() | StopAsked() | OrderRefused():
             after = _on_bargain(agreement, event, now)
+        case Staging(progress):
+            after = _on_progress(agreement, progress)
         case Staged() | Broke() | Looked() | Halted() | CheckpointTaken() | Collected():
             after = _on_work(agreement, event, now)
         case BeatMade() | BeatTaken() | BeatHeard() | ContactFailed():
@@ -222,6 +225,15 @@ def _on_work(
             return replace(a, collected=True, report=replace(a.report, results=results))
         case _:
             assert_never(event)
+
+
+def _on_progress(a: Agreement, progress: str) -> Agreement:
+    """How far the image and the inputs are, for whoever waits for them."""
+    if a.staged or a.ending is not Ending.NONE:
+        return a
+    if a.report.work not in (WorkState.WAITING, WorkState.STAGING):
+        return a
+    return replace(a, report=replace(a.report, work=WorkState.STAGING, reason=clip(progress)))
 
 
 def _on_beat(

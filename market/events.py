@@ -43,6 +43,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Staging:
+    """Provider: image and inputs are on their way; how far, in words."""
+
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
 class Staged:
     """Provider: image, disk and inputs are in place."""
 
@@ -178,6 +185,7 @@ Event = (
     | Acknowledged
     | Released
     | StopAsked
+    | Staging
     | Staged
     | Broke
     | Looked

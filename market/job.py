@@ -278,6 +278,9 @@ def _moved(job: Job, a: Agreement, now: UnixTime) -> Job:
             return job  # it still runs, but nobody wants it to
         if a.report.work is WorkState.RUNNING:
             return _to(job, JobState.RUNNING, "", now)
+        if a.report.work is WorkState.STAGING and a.report.reason:
+            # Not a line of the history, which is bounded and would be full of them.
+            return job if job.reason == a.report.reason else replace(job, reason=a.report.reason)
         if job.state is JobState.STARTING:
             return _to(job, JobState.STARTING, "funded; the provider prepares it", now)
         return job

@@ -11,7 +11,7 @@ import structlog
 import trio
 from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs hide it
 
-from market.agreement import Agreement, Phase, Role
+from market.agreement import Agreement, Role
 from market.duties import Duty, Submit
 from market.errors import ChainError, ChainRefusedError
 from market.events import Event, OrderRefused
@@ -19,6 +19,8 @@ from node.artifacts import PROTOCOL, Artifacts
 from node.bulletin import Bulletin
 from node.config import Config
 from node.control import Control
+from node.holdings import Holdings
+from node.images import Images
 from node.inbox import Inbox
 from node.keeper import Keeper
 from node.mail import Mail
@@ -40,8 +42,18 @@ async def run_node(
     keeper = Keeper(ports.journal, ports.clock, config.rules.tick_s)
     await keeper.load()
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
-    artifacts = Artifacts(ports.link, ports.blobs, _may_fetch(keeper))
-    provider = Provider(config, ports, keeper, mail, artifacts)
+    holdings = Holdings(keeper, ports.clock)
+    artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
+
+    def who_has(image: bytes) -> list[bytes]:
+        heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
+        return [offer.peer for offer in heard if offer.peer != ports.signer.peer]
+
+    images = Images(ports.blobs, ports.registry, ports.journal, ports.clock, artifacts, who_has)
+    await images.load()
+    holdings.images = images
+    ports.blobs.keep(holdings.needed)
+    provider = Provider(config, ports, keeper, mail, artifacts, images)
     bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, provider.offers)
     requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
     inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
@@ -60,9 +72,10 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
+        nursery.start_soon(_recount, config, images)
         nursery.start_soon(_trade, config, keeper, bulletin, provider)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester))
+        task_status.started(Control(config, ports, keeper, bulletin, requester, images))
 
 
 async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:
@@ -74,6 +87,13 @@ async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: P
             taken = keeper.taken_units()
             bulletin.stir()
         await trio.sleep(config.rules.tick_s)
+
+
+async def _recount(config: Config, images: Images) -> None:
+    """What was evicted to make room is no longer announced."""
+    while True:
+        await trio.sleep(config.rules.offer_interval_s)
+        await images.look()
 
 
 async def _follow_chain(ports: Ports, keeper: Keeper) -> None:
@@ -97,26 +117,3 @@ async def _submit(ports: Ports, duty: Submit) -> Iterable[Event]:
         return (OrderRefused(name, problem.reason or str(problem)),)
     log.info("on chain", order=name, agreement=duty.agreement.hex()[:12], tx=tx.hex()[:12])
     return ()
-
-
-class _may_fetch:  # reads as the question it answers
-    """Whether a peer may have a blob: it must stand in a live or recent agreement with it."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-
-    def __call__(self, peer: bytes, hash_: bytes) -> bool:
-        """True for what we gave a provider to run, and for what a requester's job left here."""
-        for agreement in self._keeper.agreements.values():
-            if agreement.peer != peer or agreement.phase is Phase.QUOTED:
-                continue
-            if agreement.role is Role.REQUESTER and agreement.manifest is not None:
-                manifest = agreement.manifest
-                given = (manifest.image, *manifest.inputs, manifest.resume)
-                if any(artifact is not None and artifact.hash == hash_ for artifact in given):
-                    return True
-            elif agreement.role is Role.PROVIDER:
-                left = (agreement.report.checkpoint, *agreement.report.results)
-                if any(artifact is not None and artifact.hash == hash_ for artifact in left):
-                    return True
-        return False

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.images import ImageDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
 from node.desk.network import NetworkDesk
+from node.images import Images
 from node.keeper import Keeper
 from node.ports import Ports
 from node.requester import Requester
@@ -22,11 +24,13 @@ class Control:
     """The node's front desk."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, requester: Requester
-    ) -> None:
+        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin,
+        requester: Requester, images: Images,
+    ) -> None:  # fmt: skip
         """Opens a desk for each subject; has no state of its own."""
         self.ports = ports  # for the API: blobs go in and out as streams
-        self.jobs = JobDesk(ports, keeper, requester)
+        self.jobs = JobDesk(ports, keeper, requester, images)
+        self.images = ImageDesk(ports, images, keeper)
         self.market = MarketDesk(ports, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)

@@ -29,12 +29,8 @@ from market.duties import (
     TakeCheckpoint,
 )
 from market.errors import (
-    IntegrityError,
-    LimitError,
-    NotFoundError,
     RefusedError,
     SandboxError,
-    UnreachableError,
 )
 from market.events import (
     Acknowledged,
@@ -48,7 +44,6 @@ from market.events import (
     Looked,
     Released,
     Scrubbed,
-    Staged,
 )
 from market.matching import answers
 from market.messages import Beat, Done, Quote, Report, WorkState
@@ -69,12 +64,14 @@ from market.terms import (
 )
 from market.units import UnixTime
 from market.voucher import deposit_for
-from node.artifacts import Artifacts, pull_all
+from node.artifacts import Artifacts
 from node.bulletin import Bulletin
 from node.config import Config, Selling
+from node.images import Images
 from node.keeper import Considered, Keeper
 from node.mail import Mail
-from node.ports import Observed, Ports, RunState, Unit, Workspace
+from node.ports import Observed, Ports, RunState, Unit
+from node.staging import Stager
 
 log = structlog.get_logger("provider")
 START_UP_MS = 1500  # quoted until this machine has measured its own
@@ -84,14 +81,16 @@ class Provider:
     """The selling half of a node."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, artifacts: Artifacts
-    ) -> None:
+        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, artifacts: Artifacts,
+        images: Images,
+    ) -> None:  # fmt: skip
         """Sells nothing unless the configuration has a `selling` part."""
         self._config = config
         self._ports = ports
         self._keeper = keeper
         self._mail = mail
-        self._artifacts = artifacts
+        self._images = images
+        self._stager = Stager(ports, keeper, artifacts, images)
         self._considered: set[bytes] = set()
         self.paused = False
 
@@ -145,7 +144,7 @@ class Provider:
             queue_wait_s=0,
             start_up_ms=START_UP_MS,
             coordinate=Coordinate(),
-            cached_images=(),
+            cached_images=self._images.cached(),
             expires_at_s=int(now) + rules.offer_lifetime_s,
         )
 
@@ -264,7 +263,7 @@ class Provider:
             case SendQuote():
                 return await self._send_quote(a)
             case Stage():
-                return await self._stage(a)
+                return await self._stager.stage(a)
             case Start() | Look():
                 if isinstance(duty, Start):
                     try:
@@ -328,28 +327,6 @@ class Provider:
         except RefusedError as problem:
             return (Released(f"the requester declined: {problem}"),)
         return (Acknowledged(),)
-
-    async def _stage(self, a: Agreement) -> Iterable[Event]:
-        manifest = a.manifest
-        assert manifest is not None, "only what was accepted is staged"
-        wanted = (manifest.image, *manifest.inputs)
-        if manifest.resume is not None:
-            wanted = (*wanted, manifest.resume)
-        try:
-            await pull_all(self._artifacts, a.peer, wanted)
-            secrets = tuple(
-                (sealed.name, self._ports.signer.unseal(sealed.box).decode())
-                for sealed in a.secrets
-            )
-            units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            workspace = Workspace(a.id.hex(), manifest, units, secrets)
-            await self._ports.sandbox.prepare(workspace)
-        except UnreachableError as problem:
-            log.info("staging waits", agreement=a.id.hex()[:12], problem=str(problem))
-            return ()
-        except (SandboxError, LimitError, NotFoundError, IntegrityError, ValueError) as problem:
-            return (Broke(f"staging: {problem}"),)
-        return (Staged(),)
 
     async def _collect(self, a: Agreement) -> Iterable[Event]:
         if a.manifest is None or not a.staged:

@@ -78,11 +78,12 @@ def run(
             f"secrets: {missing[0]} has no value",
             hint=f"set it in the environment and give --secret {missing[0]}",
         )
-    image = local_blob(plan["image"], find_image(file, settings))
+    archive = find_image(file, settings)
+    image = local_blob(plan["image"], archive) if archive is not None else None
     mounts = list(mounts_of(file, plan["mounts"]))
     _show_plan(plan)
     _confirm(yes)
-    for blob in (image, *mounts):
+    for blob in (*((image,) if image is not None else ()), *mounts):
         upload(node, blob)
     id_ = _submit(node, file, image, mounts, secrets)
     if detach or quiet:
@@ -214,11 +215,15 @@ def _confirm(yes: bool) -> None:
 
 
 def _submit(
-    node: Node, file: JobFile, image: LocalBlob, mounts: list[LocalBlob], secrets: dict[str, str]
+    node: Node,
+    file: JobFile,
+    image: LocalBlob | None,
+    mounts: list[LocalBlob],
+    secrets: dict[str, str],
 ) -> str:
     body = {
         "spec": file.raw,
-        "image": image.named(),
+        "image": image.named() if image is not None else None,
         "inputs": [mount.named() for mount in mounts],
         "secrets": secrets,
     }

@@ -14,6 +14,7 @@ from market.spec import Spec, parse
 from market.terms import Artifact
 from market.units import format_money
 from node.desk.rows import agreement_row, artifact_row
+from node.images import Images
 from node.keeper import JobHappened, Keeper, Submitted
 from node.ports import Ports
 from node.requester import Requester
@@ -24,11 +25,12 @@ LOG_PART_BYTES = 64 * 1024
 class JobDesk:
     """Asks the requester and the keeper; has no state of its own."""
 
-    def __init__(self, ports: Ports, keeper: Keeper, requester: Requester) -> None:
+    def __init__(self, ports: Ports, keeper: Keeper, requester: Requester, images: Images) -> None:
         """Shares the node's rooms."""
         self._ports = ports
         self._keeper = keeper
         self._requester = requester
+        self._images = images
 
     def spec(self, raw: object) -> Spec:
         """Check a job file's mapping. Raises SpecError."""
@@ -37,12 +39,13 @@ class JobDesk:
     async def submit(
         self,
         raw: object,
-        image: Artifact,
+        image: Artifact | None,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
     ) -> str:
         """Take a job whose image and inputs are in the blob store already; returns its id.
 
+        Without an `image` the job file's own is looked up in its registry and pinned by digest.
         Raises SpecError for a wrong job file, a missing secret or a missing blob.
         """
         spec = self.spec(raw)
@@ -50,7 +53,11 @@ class JobDesk:
         if missing:
             raise SpecError(f"secrets: {missing[0]} has no value",
                             hint=f"give it with --secret {missing[0]}")  # fmt: skip
-        for artifact in (image, *inputs):
+        if image is None:
+            image, here = await self._images.resolve(spec.image), inputs
+        else:
+            here = (image, *inputs)
+        for artifact in here:
             if await self._ports.blobs.size(artifact.hash) != artifact.size_bytes:
                 raise SpecError(f"{artifact.path}: its bytes are not here", hint="upload it first")
         job = self._requester.draft(spec, image, inputs, secrets)

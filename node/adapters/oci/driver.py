@@ -69,7 +69,7 @@ class OciSandbox:
             (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
         images.sweep(settings.state_dir / "images")
         for left in (settings.state_dir / "staging").iterdir():
-            left.unlink()
+            disk.remove_tree(left)
 
     async def prepare(self, workspace: Workspace) -> None:
         """Image, disk, inputs and the checkpoint to resume, in place. Raises SandboxError."""
@@ -206,7 +206,7 @@ class OciSandbox:
                 return found
             archive = self._staging_file(f"{artifact.hash.hex()}.tar")
             try:
-                await self._blobs.export(artifact.hash, str(archive))
+                await images.lend_image(self._blobs, artifact, archive)
                 await _thread(self._make_room)
                 return await _thread(
                     partial(
@@ -218,7 +218,7 @@ class OciSandbox:
                     )
                 )
             finally:
-                archive.unlink(missing_ok=True)
+                disk.remove_tree(archive)
 
     def _make_room(self) -> None:
         used = set()
@@ -227,7 +227,10 @@ class OciSandbox:
                 manifest, _ = self._load(paths_of(self._settings, entry.name))
                 used.add(manifest.image.hash.hex())
         images.make_room(
-            self._settings.state_dir / "images", self._settings.images_max, frozenset(used)
+            self._settings.state_dir / "images",
+            self._settings.images_max,
+            frozenset(used),
+            self._settings.images_bytes_max,
         )
 
     def _staging_file(self, name: str) -> Path:

@@ -43,9 +43,12 @@ class JobFile(_Strict):
 
 
 class NewJob(JobFile):
-    """A job file with its uploaded image and inputs, and the values of its secrets."""
+    """A job file with its uploaded inputs and the values of its secrets.
 
-    image: BlobName
+    `image` is uploaded, too, unless the job file names one of a registry.
+    """
+
+    image: BlobName | None = None
     inputs: Annotated[list[BlobName], Field(max_length=FILES_MAX)] = []
     secrets: Annotated[
         dict[Name, Annotated[str, Field(max_length=ENV_BYTES_MAX)]], Field(max_length=ENVS_MAX)
@@ -77,9 +80,8 @@ def job_routes(control: Control) -> APIRouter:
     async def submit(new: NewJob) -> dict[str, str]:
         """Take a job whose blobs are here already; answers with its id."""
         inputs = tuple(item.artifact() for item in new.inputs)
-        return {
-            "id": await control.jobs.submit(new.spec, new.image.artifact(), inputs, new.secrets)
-        }
+        image = new.image.artifact() if new.image is not None else None
+        return {"id": await control.jobs.submit(new.spec, image, inputs, new.secrets)}
 
     @router.post("/api/jobs/{name}/cancel")
     async def cancel(name: str) -> dict[str, str]:
