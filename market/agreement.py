@@ -59,7 +59,8 @@ class Ending(Enum):
     LOST = "lost"  # the provider went silent
     UNPAID = "unpaid"  # the requester stopped paying
     EXPIRED = "expired"  # the agreed duration is over
-    WITHDRAWN = "withdrawn"  # the provider stops (drain, shutdown, preemption)
+    WITHDRAWN = "withdrawn"  # the provider stops, though nothing allows it to
+    PREEMPTED = "preempted"  # the provider stops, as was agreed: the units are wanted for another
 
 
 TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
@@ -103,6 +104,8 @@ class Agreement:
     interval_s: U16
     hold_until_s: U40
     created_at_ms: U63
+    preemptible: bool = False  # the demand allowed it, and the offer was sold so
+    grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE
     reason: Text256 = ""
@@ -159,6 +162,11 @@ class Agreement:
     def promised(self) -> int:
         """The amount of the best voucher."""
         return self.pay.voucher.amount if self.pay else 0
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Requester: the newest checkpoint that the provider states is here, or there is none."""
+        return self.report.checkpoint in (None, self.checkpoint)
 
     @property
     def last_said(self) -> bool:

@@ -41,6 +41,7 @@ from market.events import (
     PayHeard,
     PayMade,
     PayTaken,
+    Preempted,
     Released,
     ResultsPulled,
     Scrubbed,
@@ -57,7 +58,7 @@ from market.limits import (
     OPEN_MARGIN_S,
     STAGE_MAX_S,
 )
-from market.messages import Pay, WorkState
+from market.messages import NO_MORE_WORK, Pay, Report, WorkState
 from market.units import UnixTime
 from market.voucher import seconds_covered
 
@@ -69,20 +70,18 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_chain(agreement, event, now)
         case Accepted() | Acknowledged() | Released() | StopAsked() | OrderRefused():
             after = _on_bargain(agreement, event, now)
-        case Staging(progress):
-            after = _on_progress(agreement, progress)
-        case Staged() | Broke() | Looked() | Halted() | CheckpointTaken() | Collected():
+        case Staging() | Staged():
+            after = _on_staging(agreement, event)
+        case Broke() | Looked() | Halted() | CheckpointTaken() | Collected():
             after = _on_work(agreement, event, now)
         case BeatMade() | BeatTaken() | BeatHeard() | ContactFailed():
             after = _on_beat(agreement, event, now)
         case PayMade() | PayTaken() | PayHeard():
             after = _on_pay(agreement, event)
-        case CheckpointPulled(checkpoint):
-            after = replace(agreement, checkpoint=checkpoint)
-        case LogPulled(offset):
-            after = replace(agreement, log_have=max(agreement.log_have, offset))
-        case ResultsPulled():
-            after = replace(agreement, delivered=True)
+        case CheckpointPulled() | LogPulled() | ResultsPulled():
+            after = _on_pulled(agreement, event)
+        case Preempted(reason):
+            after = _preempted(agreement, reason)
         case NonceDrawn(nonce):
             assert 0 < nonce < 2**48, "a nonce of 48 bits, never zero"
             after = agreement if agreement.nonce else replace(agreement, nonce=nonce)
@@ -180,15 +179,13 @@ def _on_bargain(
 
 def _on_work(
     a: Agreement,
-    event: Staged | Broke | Looked | Halted | CheckpointTaken | Collected,
+    event: Broke | Looked | Halted | CheckpointTaken | Collected,
     now: UnixTime,
 ) -> Agreement:
     assert a.role is Role.PROVIDER, "only the provider's side knows the work itself"
     match event:
-        case Staged():
-            return replace(a, staged=True)
         case Broke(reason):
-            if a.report.work in (WorkState.EXITED, WorkState.BROKEN):
+            if a.report.work in NO_MORE_WORK:
                 return a
             report = replace(a.report, work=WorkState.BROKEN, reason=clip(reason))
             return replace(
@@ -197,8 +194,10 @@ def _on_work(
                 halted=True, collected=True, ended_at_ms=a.ended_at_ms or _ms(now),
             )  # fmt: skip
         case Looked(report, metered_s):
-            if a.report.work in (WorkState.EXITED, WorkState.BROKEN):
+            if a.report.work in NO_MORE_WORK:
                 return a
+            if a.ending is Ending.PREEMPTED:  # its grace is not paid for
+                return _made_way(a, report, now) if report.work in NO_MORE_WORK else a
             merged = replace(
                 report,
                 checkpoint=a.report.checkpoint,
@@ -212,7 +211,9 @@ def _on_work(
                            ended_at_ms=a.ended_at_ms or _ms(now))  # fmt: skip
         case Halted():
             report = a.report
-            if report.work not in (WorkState.EXITED, WorkState.BROKEN):
+            if a.ending is Ending.PREEMPTED and report.work not in NO_MORE_WORK:
+                return _made_way(a, report, now)
+            if report.work not in NO_MORE_WORK:
                 report = replace(report, work=WorkState.EXITED, exit_code=143, reason="stopped")
             return replace(a, halted=True, report=report, ended_at_ms=a.ended_at_ms or _ms(now))
         case CheckpointTaken(checkpoint):
@@ -227,13 +228,44 @@ def _on_work(
             assert_never(event)
 
 
-def _on_progress(a: Agreement, progress: str) -> Agreement:
-    """How far the image and the inputs are, for whoever waits for them."""
+def _on_pulled(a: Agreement, event: CheckpointPulled | LogPulled | ResultsPulled) -> Agreement:
+    match event:
+        case CheckpointPulled(checkpoint):
+            return replace(a, checkpoint=checkpoint)
+        case LogPulled(offset):
+            return replace(a, log_have=max(a.log_have, offset))
+        case ResultsPulled():
+            return replace(a, delivered=True)
+        case _:
+            assert_never(event)
+
+
+def _on_staging(a: Agreement, event: Staging | Staged) -> Agreement:
+    assert a.role is Role.PROVIDER, "only the provider's side knows the work itself"
+    if isinstance(event, Staged):
+        return replace(a, staged=True)
     if a.staged or a.ending is not Ending.NONE:
         return a
     if a.report.work not in (WorkState.WAITING, WorkState.STAGING):
         return a
-    return replace(a, report=replace(a.report, work=WorkState.STAGING, reason=clip(progress)))
+    return replace(a, report=replace(a.report, work=WorkState.STAGING, reason=clip(event.progress)))
+
+
+def _preempted(a: Agreement, reason: str) -> Agreement:
+    """Only what was sold as preemptible makes way, and only while it runs."""
+    able = a.role is Role.PROVIDER and a.preemptible and a.phase is Phase.RUNNING
+    if not able or a.ending is not Ending.NONE:
+        return a
+    return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
+
+
+def _made_way(a: Agreement, report: Report, now: UnixTime) -> Agreement:
+    """Whatever it exited with after SIGTERM, it was not done: it goes on elsewhere."""
+    last = replace(
+        a.report, work=WorkState.PREEMPTED, exit_code=0, reason=a.reason,
+        log_bytes=max(a.report.log_bytes, report.log_bytes),
+    )  # fmt: skip
+    return replace(a, report=last, halted=True, ended_at_ms=a.ended_at_ms or _ms(now))
 
 
 def _on_beat(
@@ -263,6 +295,11 @@ def _on_beat(
                 if beat.report.work is WorkState.BROKEN:
                     return replace(
                         a, ending=Ending.BROKEN, reason=beat.report.reason, ended_at_ms=_ms(now)
+                    )
+                if beat.report.work is WorkState.PREEMPTED:
+                    agreed = Ending.PREEMPTED if a.preemptible else Ending.WITHDRAWN
+                    return replace(
+                        a, ending=agreed, reason=beat.report.reason, ended_at_ms=_ms(now)
                     )
             return a
         case _:
@@ -346,6 +383,8 @@ def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
 
 
 def _delivering(a: Agreement) -> bool:
+    if a.ending is Ending.PREEMPTED:
+        return not a.has_checkpoint
     return a.ending is Ending.FINISHED and not a.delivered
 
 

@@ -29,7 +29,7 @@ from market.limits import (
     RETRY_CHAIN_S,
     RETRY_S,
 )
-from market.messages import Beat, Pay, Report, WorkState
+from market.messages import NO_MORE_WORK, Beat, Pay, Report, WorkState
 from market.terms import Artifact
 from market.units import UnixTime
 from market.voucher import owed, paid_up
@@ -72,14 +72,14 @@ class TakeCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Provider: stop the work; the grace of its manifest applies."""
+    """Provider: stop the work; the grace of its manifest applies, of its offer if preempted."""
 
     agreement: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Provider: put the results into the blob store."""
+    """Provider: put the results into the blob store; if it was preempted, the last checkpoint."""
 
     agreement: bytes
 
@@ -278,8 +278,11 @@ def _work(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def stated(a: Agreement) -> Report:
-    """The report as a heartbeat states it: a job counts as exited once its results are kept."""
-    if a.report.work is WorkState.EXITED and not a.collected:
+    """The report as a heartbeat states it.
+
+    A job counts as exited once its results are kept, as preempted once its last checkpoint is.
+    """
+    if a.report.work in (WorkState.EXITED, WorkState.PREEMPTED) and not a.collected:
         return replace(a.report, work=WorkState.RUNNING)
     return a.report
 
@@ -345,7 +348,7 @@ def _requester(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def _contact(a: Agreement, now: UnixTime) -> Iterator[Duty]:
-    ended = a.report.work in (WorkState.EXITED, WorkState.BROKEN)
+    ended = a.report.work in NO_MORE_WORK
     if a.ending not in (Ending.NONE, Ending.FINISHED) and not ended:
         yield SendStop(a.id)
     silent_s = now - a.heard_at_ms / 1000
@@ -354,22 +357,24 @@ def _contact(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 
 
 def _fetch(a: Agreement) -> Iterator[Duty]:
-    checkpoint = a.report.checkpoint
     if a.ending is Ending.FINISHED:
         if not a.delivered:
             yield PullResults(a.id, a.report.results)
         return
     if a.log_have < a.report.log_bytes:
         yield PullLog(a.id, a.log_have)
-    if checkpoint is not None and checkpoint != a.checkpoint:
-        yield PullCheckpoint(a.id, checkpoint)
+    if a.report.checkpoint is not None and not a.has_checkpoint:
+        yield PullCheckpoint(a.id, a.report.checkpoint)
 
 
 def _pay(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     due = payable(a, now)
     finished = a.ending is Ending.FINISHED and a.delivered
-    given_up = a.ending not in (Ending.NONE, Ending.FINISHED) and (
-        a.report.work in (WorkState.EXITED, WorkState.BROKEN)
+    given_up = (
+        a.ending not in (Ending.NONE, Ending.FINISHED)
+        and a.report.work in NO_MORE_WORK
+        # Who made way keeps the last checkpoint until it is fetched: that is what ends it.
+        and (a.ending is not Ending.PREEMPTED or a.has_checkpoint)
     )
     if (finished or given_up) and not a.last_said:
         yield MakePay(a.id, max(due, a.promised), last=True)

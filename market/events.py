@@ -50,6 +50,13 @@ class Staging:
 
 
 @dataclass(frozen=True, slots=True)
+class Preempted:
+    """Provider: the units of a preemptible agreement are wanted for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Staged:
     """Provider: image, disk and inputs are in place."""
 
@@ -186,6 +193,7 @@ Event = (
     | Released
     | StopAsked
     | Staging
+    | Preempted
     | Staged
     | Broke
     | Looked

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Final
 
 from market.codec import (
     U16,
@@ -35,6 +35,11 @@ class WorkState(Enum):
     RUNNING = "running"
     EXITED = "exited"
     BROKEN = "broken"  # it could not be staged or started; the report says why
+    PREEMPTED = "preempted"  # its provider took the units back, as agreed; resume elsewhere
+
+
+NO_MORE_WORK: Final = frozenset({WorkState.EXITED, WorkState.BROKEN, WorkState.PREEMPTED})
+"""Nothing of the work runs any more, and nothing of it will."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import structlog
 
-from market.agreement import Agreement, Phase, Role
+from market.agreement import Agreement, Ending, Phase, Role
 from market.constraints import misfit
 from market.cost import needed_units
 from market.duties import (
@@ -219,6 +219,8 @@ class Provider:
             interval_s=self._config.rules.heartbeat_interval_s,
             hold_until_s=int(now) + self._config.rules.hold_s,
             created_at_ms=int(now * 1000),
+            preemptible=demand.preemptible and offer.preemptible,
+            grace_s=offer.grace_s,
         )
 
     def _terms(self, demand: Demand, offer: Offer, units: int, now: UnixTime) -> Terms:
@@ -275,6 +277,8 @@ class Provider:
                 return (CheckpointTaken(await self._ports.sandbox.checkpoint(a.id.hex())),)
             case Halt():
                 grace_s = float(a.manifest.grace_s) if a.manifest else 0.0
+                if a.ending is Ending.PREEMPTED:
+                    grace_s = float(a.grace_s)
                 await self._ports.sandbox.stop(a.id.hex(), grace_s)
                 seen = await self._ports.sandbox.observe(a.id.hex())
                 if seen.state is RunState.EXITED:
@@ -331,11 +335,22 @@ class Provider:
     async def _collect(self, a: Agreement) -> Iterable[Event]:
         if a.manifest is None or not a.staged:
             return (Collected(()),)
+        if a.ending is Ending.PREEMPTED:
+            return await self._last_checkpoint(a)
         try:
             return (Collected(await self._ports.sandbox.collect(a.id.hex())),)
         except SandboxError as problem:
             log.info("no results", agreement=a.id.hex()[:12], problem=str(problem))
             return (Collected(()),)
+
+    async def _last_checkpoint(self, a: Agreement) -> Iterable[Event]:
+        """What the job saved in its grace. Failing that, the one before is the last."""
+        try:
+            taken = await self._ports.sandbox.checkpoint(a.id.hex())
+        except SandboxError as problem:
+            log.info("no last checkpoint", agreement=a.id.hex()[:12], problem=str(problem))
+            return (Collected(()),)
+        return (CheckpointTaken(taken), Collected(()))
 
     # What peers ask.
 

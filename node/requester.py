@@ -293,6 +293,10 @@ class Requester:
             interval_s=quote.offer.heartbeat_interval_s,
             hold_until_s=quote.hold_until_s,
             created_at_ms=now_ms,
+            preemptible=job.demand is not None
+            and job.demand.preemptible
+            and quote.offer.preemptible,
+            grace_s=quote.offer.grace_s,
             phase=Phase.CONFIRMED,
             manifest=self.manifest_for(job),
             secrets=job.secrets,

@@ -7,8 +7,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from market.units import format_duration
-from node.cli.client import Node
 from node.cli.output import say, write_log
+from node.client.http import Node
 
 POLL_S: Final = 0.3  # a request costs the node two milliseconds
 LOG_LATE_S: Final = 15.0  # how long after a job's end its last output may still arrive

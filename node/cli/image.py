@@ -11,9 +11,9 @@ from cyclopts import App, Parameter
 from market.errors import MarketError, SpecError
 from market.image import parse_reference
 from market.units import format_bytes
-from node.cli.client import Node
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_lines, write_table
+from node.client.http import Node
 
 PULL_S: Final = 6 * 3600.0
 PROGRESS_S: Final = 1.0

@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from node.cli.options import DEFAULT, Common
 from node.cli.output import write_json, write_lines, write_table
-from node.cli.query import ordered, parse_order, parse_query, select
+from node.client.query import ordered, parse_order, parse_query, select
 
 _NAMES = """offer gpu_name num_gpus gpu_ram cpu_cores cpu_ram disk_space inet_down reliability
 geolocation dph"""

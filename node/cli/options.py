@@ -8,8 +8,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from node.cli.client import Node
 from node.cli.settings import Settings, load
+from node.client.http import Node
 
 
 @Parameter(name="*")

@@ -10,8 +10,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from market.units import format_bytes
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from node.client.jobfile import LocalBlob
+    from node.client.submission import Progress
 
 SCHEMA: Final = 1
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
@@ -90,3 +99,36 @@ def write_facts(facts: dict[str, object]) -> None:
     for name, value in facts.items():
         print(f"{name:<{width}}  {'-' if value is None else clean(value)}")
     sys.stdout.flush()
+
+
+@contextmanager
+def sending() -> Iterator[Progress]:
+    """Bytes on their way to the node: bars on a terminal, a line for each file otherwise."""
+    if not sys.stderr.isatty():
+        told: set[str] = set()
+
+        def line(blob: LocalBlob, have: int) -> None:
+            if blob.sha256 not in told:
+                told.add(blob.sha256)
+                say(f"sending {blob.file.name}, {format_bytes(blob.size_bytes - have)}")
+
+        yield line
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bars
+
+    bars = Bars(
+        "sending {task.description}", DownloadColumn(), TransferSpeedColumn(),
+        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+    tasks: dict[str, TaskID] = {}
+
+    def bar(blob: LocalBlob, have: int) -> None:
+        if blob.sha256 not in tasks:
+            name = clean(blob.file.name)
+            tasks[blob.sha256] = bars.add_task(name, total=blob.size_bytes, completed=have)
+        bars.update(tasks[blob.sha256], completed=have)
+
+    with bars:
+        yield bar

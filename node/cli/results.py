@@ -1,22 +1,15 @@
-"""Results: what a finished job left, fetched, checked and written where it cannot do harm.
-
-Paths come from a stranger's job: each is taken apart and must stay below the directory asked for;
-links on the way are refused. Nothing is unpacked.
-"""
+"""Results: the command that fetches what a finished job left."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from market.errors import IntegrityError, NotFoundError, RefusedError
 from market.units import format_bytes
-from node.cli.client import Node
 from node.cli.follow import job_path
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_lines
+from node.client.download import fetch_results
 
 
 def get(job: str, directory: Path | None = None, *, common: Common = DEFAULT) -> int:
@@ -31,19 +24,7 @@ def get(job: str, directory: Path | None = None, *, common: Common = DEFAULT) ->
     """
     node = common.node()
     found = node.get(job_path(job))
-    results = found["results"]
-    if not results:
-        more = "it left none" if found["over"] else "it is not over"
-        raise NotFoundError(f"{found['name']} has no results: {more}", hint=f"souk show {job}")
-    target = directory or Path(f"{found['name']}-{found['id'][:8]}")
-    places = [(result, safe_place(target, result["path"])) for result in results]
-    if len({place for _, place in places}) != len(places):
-        raise RefusedError("two results have one name", hint="rename the job's outputs")
-    target.mkdir(parents=True, exist_ok=True)
-    for result, place in places:
-        say(f"fetching {result['path']}, {format_bytes(result['size_bytes'])}")
-        _fetch(node, result, place, target)
-    files = [str(place) for _, place in places]
+    files = [str(file) for file in fetch_results(node, found, directory, _told)]
     if common.as_json:
         write_json({"job": found["id"], "files": files})
     else:
@@ -51,38 +32,5 @@ def get(job: str, directory: Path | None = None, *, common: Common = DEFAULT) ->
     return 0
 
 
-def safe_place(directory: Path, path: str) -> Path:
-    """Where a result goes: below `directory`, whatever its path says. Raises RefusedError."""
-    parts = [part for part in PurePosixPath(path).parts if part not in ("/", "//", ".")]
-    if not parts or ".." in parts or any(not part.isprintable() for part in parts):
-        raise RefusedError(f"{path!r} is no name for a file", hint="change the job's outputs")
-    return directory.joinpath(*parts)
-
-
-def _fetch(node: Node, result: dict[str, Any], place: Path, directory: Path) -> None:
-    _make_folder(place.parent, directory)
-    if place.is_symlink() or place.is_dir():
-        raise RefusedError(f"{place} is in the way", hint="choose another directory")
-    partial = place.with_name(f".{place.name}.part")
-    digest = hashlib.sha256()
-    partial.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    try:
-        with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
-            for part in node.read_blob(result["sha256"]):
-                digest.update(part)
-                file.write(part)
-        if digest.hexdigest() != result["sha256"]:
-            raise IntegrityError(f"{result['path']}: its bytes are wrong", hint="try again")
-        partial.replace(place)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _make_folder(folder: Path, directory: Path) -> None:
-    step = directory
-    for part in folder.relative_to(directory).parts:
-        step = step / part
-        if step.is_symlink() or (step.exists() and not step.is_dir()):
-            raise RefusedError(f"{step} is in the way", hint="choose another directory")
-        step.mkdir(exist_ok=True)
+def _told(result: dict[str, Any]) -> None:
+    say(f"fetching {result['path']}, {format_bytes(result['size_bytes'])}")

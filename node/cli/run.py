@@ -12,19 +12,12 @@ from cyclopts import Parameter
 from market.errors import MarketError, SpecError
 from market.limits import ENV_BYTES_MAX
 from market.units import format_duration
-from node.cli.client import Node, NodeDownError
 from node.cli.follow import exit_code, follow, job_path, summary
-from node.cli.jobfile import (
-    JobFile,
-    LocalBlob,
-    find_image,
-    local_blob,
-    mounts_of,
-    read_job_file,
-    upload,
-)
 from node.cli.options import DEFAULT, Common
-from node.cli.output import say, write_json, write_lines
+from node.cli.output import say, sending, write_json, write_lines
+from node.client.http import Node, NodeDownError
+from node.client.jobfile import JobFile, read_job_file
+from node.client.submission import ask, prepare, send, submit
 
 TOKEN_DECIMALS = 6  # of the default token; only to check a file while no node runs
 
@@ -71,21 +64,12 @@ def run(
     node = Node(settings.socket_path)
     file = _with_flags(read_job_file(job), env, name)
     secrets = dict(_secret(item) for item in secret)
-    plan = _ask(node, "/api/validate", file)
-    missing = [item for item in plan["secrets"] if item not in secrets]
-    if missing:
-        raise SpecError(
-            f"secrets: {missing[0]} has no value",
-            hint=f"set it in the environment and give --secret {missing[0]}",
-        )
-    archive = find_image(file, settings)
-    image = local_blob(plan["image"], archive) if archive is not None else None
-    mounts = list(mounts_of(file, plan["mounts"]))
-    _show_plan(plan)
+    prepared = prepare(node, file, settings, secrets)
+    _show_plan(prepared.plan)
     _confirm(yes)
-    for blob in (*((image,) if image is not None else ()), *mounts):
-        upload(node, blob)
-    id_ = _submit(node, file, image, mounts, secrets)
+    with sending() as progress:
+        send(node, prepared, progress)
+    id_ = submit(node, prepared, secrets)
     if detach or quiet:
         if common.as_json:
             write_json({"job": node.get(job_path(id_))})
@@ -113,7 +97,7 @@ def validate(job: Path, *, common: Common = DEFAULT) -> int:
     node = common.node()
     file = read_job_file(job)
     try:
-        plan = _ask(node, "/api/validate", file)
+        plan = ask(node, "/api/validate", file)
     except NodeDownError:
         _check_here(file)
         plan = {}
@@ -135,7 +119,7 @@ def explain(job: Path, *, common: Common = DEFAULT) -> int:
         The job file (YAML), - for standard input.
     """
     node = common.node()
-    lines = _ask(node, "/api/explain", read_job_file(job))["lines"]
+    lines = ask(node, "/api/explain", read_job_file(job))["lines"]
     if common.as_json:
         write_json({"lines": lines})
     else:
@@ -177,13 +161,6 @@ def _secret(item: str) -> tuple[str, str]:
     return name, value
 
 
-def _ask(node: Node, path: str, file: JobFile) -> Any:
-    try:
-        return node.post(path, {"spec": file.raw})
-    except MarketError as problem:
-        raise file.located(problem) from None
-
-
 def _check_here(file: JobFile) -> None:
     from market.spec import parse  # numpy-free, but a tenth of a second that only this needs
 
@@ -212,22 +189,3 @@ def _confirm(yes: bool) -> None:
     print("run it? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UnconfirmedError("not submitted", hint="nothing was spent")
-
-
-def _submit(
-    node: Node,
-    file: JobFile,
-    image: LocalBlob | None,
-    mounts: list[LocalBlob],
-    secrets: dict[str, str],
-) -> str:
-    body = {
-        "spec": file.raw,
-        "image": image.named() if image is not None else None,
-        "inputs": [mount.named() for mount in mounts],
-        "secrets": secrets,
-    }
-    try:
-        return str(node.post("/api/jobs", body)["id"])
-    except MarketError as problem:
-        raise file.located(problem) from None

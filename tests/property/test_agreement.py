@@ -44,6 +44,7 @@ from market.events import (
     PayHeard,
     PayMade,
     PayTaken,
+    Preempted,
     Released,
     ResultsPulled,
     Scrubbed,
@@ -129,6 +130,12 @@ class Side(RuleBasedStateMachine):
     def refuse(self, order: str, reason: str) -> None:
         self.tell(OrderRefused(order, reason))
 
+    @rule(reason=REASONS)
+    def preempted(self, reason: str) -> None:
+        before = self.a
+        self.tell(Preempted(reason))
+        assert self.a is before or (before.preemptible and before.ending is Ending.NONE)
+
     # The chain.
 
     @rule()
@@ -176,7 +183,7 @@ class Side(RuleBasedStateMachine):
 class ProviderSide(Side):
     """The work happens here; vouchers come from a stranger."""
 
-    fresh = provider()
+    fresh = provider(preemptible=True, grace_s=10)
 
     @rule()
     def acknowledged(self) -> None:
@@ -218,7 +225,7 @@ class ProviderSide(Side):
 class RequesterSide(Side):
     """Heartbeats come from a stranger; vouchers are made here."""
 
-    fresh = requester()
+    fresh = requester(preemptible=True, grace_s=10)
 
     @rule()
     def acknowledged(self) -> None:

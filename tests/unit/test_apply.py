@@ -15,11 +15,14 @@ from market.events import (
     BeatHeard,
     BeatMade,
     Broke,
+    CheckpointTaken,
+    Collected,
     ContactFailed,
     Halted,
     Looked,
     OrderRefused,
     PayHeard,
+    Preempted,
     Released,
     ResultsPulled,
     Staged,
@@ -321,3 +324,48 @@ def test_the_other_may_begin_to_close(by_provider: bool, ending: Ending) -> None
         ending,
         OPENED_S + 9,
     )
+
+
+# Preemption.
+
+
+def test_only_what_was_sold_so_makes_way() -> None:
+    firm, sold_so = running_provider(5), running_provider(5, preemptible=True)
+    assert told(firm, Preempted("dearer")) is firm
+    asked = told(sold_so, Preempted("dearer"))
+    assert (asked.phase, asked.ending, asked.reason) == (
+        Phase.RUNNING,
+        Ending.PREEMPTED,
+        "dearer",
+    )
+    done = told(sold_so, Looked(report(WorkState.EXITED), 9))
+    assert told(done, Preempted("dearer")) is done, "it had finished by itself"
+
+
+@pytest.mark.parametrize("exit_code", [0, 143])
+def test_what_made_way_was_not_done_whatever_it_exited_with(exit_code: int) -> None:
+    asked = told(running_provider(5, preemptible=True), Preempted("dearer"))
+    assert told(asked, Looked(report(log_bytes=8), 7)) is asked, "its grace is not paid for"
+    stopped = told(asked, Looked(report(WorkState.EXITED, exit_code=exit_code, log_bytes=9), 9))
+    assert (stopped.report.work, stopped.report.log_bytes) == (WorkState.PREEMPTED, 9)
+    assert (stopped.metered_s, stopped.ending, stopped.halted) == (5, Ending.PREEMPTED, True)
+    assert told(stopped, Halted()) is stopped
+    kept = told(stopped, CheckpointTaken(artifact()), Collected(()))
+    assert (kept.report.checkpoint, kept.report.work) == (artifact(), WorkState.PREEMPTED)
+
+
+@pytest.mark.parametrize(
+    ("preemptible", "ending"), [(True, Ending.PREEMPTED), (False, Ending.WITHDRAWN)]
+)
+def test_a_requester_is_told_that_its_job_made_way(preemptible: bool, ending: Ending) -> None:
+    running = running_requester(preemptible=preemptible)
+    heard = beaten(running, 2, told=report(WorkState.PREEMPTED, reason="dearer"))
+    assert (heard.ending, heard.reason) == (ending, "dearer")
+
+
+def test_the_last_checkpoint_is_waited_for() -> None:
+    last = report(WorkState.PREEMPTED, checkpoint=artifact())
+    heard = beaten(running_requester(preemptible=True), 2, told=last)
+    assert ticked(heard, at(FINAL_GRACE_S + 2)) == (Phase.RUNNING, Ending.PREEMPTED)
+    fetched = replace(heard, checkpoint=artifact())
+    assert ticked(fetched, at(FINAL_GRACE_S + 2)) == (Phase.CLOSING, Ending.PREEMPTED)

@@ -32,6 +32,7 @@ from market.duties import (
     duties,
     pace_s,
     payable,
+    stated,
 )
 from market.escrow import (
     Answer,
@@ -57,6 +58,7 @@ from market.events import (
     Looked,
     NonceDrawn,
     PayTaken,
+    Preempted,
     Released,
     ResultsPulled,
     Scrubbed,
@@ -163,6 +165,28 @@ def test_a_provider_without_a_voucher_closes_and_finalizes() -> None:
     begun = told(stopped, Closing(ID, True, OPENED_S + 12, TX))
     assert orders(begun, 12 + CHAIN_LAG_S) == []
     assert orders(begun, 12 + CHAIN_LAG_S + 0.1) == [Finalize]
+
+
+def test_who_makes_way_is_halted_and_its_last_checkpoint_kept_then_told() -> None:
+    asked = told(running_provider(5, preemptible=True), Preempted("dearer"))
+    assert owed(asked)[0] == Halt(ID)
+    halted = told(asked, Halted())
+    assert owed(halted)[0] == Collect(ID)
+    assert stated(halted).work is WorkState.RUNNING
+    kept = told(halted, CheckpointTaken(artifact()), Collected(()))
+    (making,) = [duty for duty in owed(kept) if isinstance(duty, MakeBeat)]
+    assert (making.report.work, making.report.checkpoint) == (WorkState.PREEMPTED, artifact())
+
+
+def test_the_last_checkpoint_comes_before_the_last_voucher() -> None:
+    last = report(WorkState.PREEMPTED, checkpoint=artifact())
+    heard = beaten(running_requester(preemptible=True), 2, metered_s=1, told=last)
+    pulling = PullCheckpoint(ID, artifact())
+    assert pulling in owed(heard)
+    assert not any(isinstance(duty, MakePay) and duty.last for duty in owed(heard))
+    fetched = replace(heard, checkpoint=artifact())
+    assert pulling not in owed(fetched)
+    assert [duty.last for duty in owed(fetched) if isinstance(duty, MakePay)] == [True]
 
 
 def test_a_challenge_is_answered_by_a_heartbeat_that_names_it() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from node.cli.query import QueryError, ordered, parse_order, parse_query, select
+from node.client.query import QueryError, ordered, parse_order, parse_query, select
 
 ROWS = [
     {"gpu_name": "H100", "num_gpus": 8, "dph": "2.50", "verified": True, "geolocation": "DE"},

@@ -20,8 +20,6 @@ from market.errors import MarketError, NotFoundError, SpecError
 from market.image import parse_reference
 from market.limits import ARTIFACT_BYTES_MAX, JOB_FILE_BYTES_MAX
 from market.units import format_bytes
-from node.cli.client import Node
-from node.cli.output import say
 from node.cli.settings import Settings
 
 NODES_MAX: Final = 4096  # of the YAML document
@@ -184,13 +182,3 @@ def mounts_of(job: JobFile, mounts: dict[str, str]) -> Iterator[LocalBlob]:
     """The files of `file_mounts`, as the node's plan names them."""
     for target, source in mounts.items():
         yield local_blob(target, job.folder / Path(source).expanduser())
-
-
-def upload(node: Node, blob: LocalBlob) -> None:
-    """Send what the node lacks of a blob."""
-    offset = node.missing_from(blob.sha256)
-    if offset is None:
-        return
-    offset = offset if offset <= blob.size_bytes else 0
-    say(f"sending {blob.file.name}, {format_bytes(blob.size_bytes - offset)}")
-    node.send_blob(blob.file, blob.sha256, blob.size_bytes, offset)

@@ -10,9 +10,9 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
 from market.errors import MarketError, UnreachableError
@@ -29,7 +29,7 @@ class NodeDownError(UnreachableError):
 
 
 class AnsweredError(MarketError):
-    """What the node answered, with the code and exit code of the error it raised."""
+    """What the node answered, where our tree of errors has no class for it."""
 
     def __init__(self, code: str, message: str, hint: str) -> None:
         """As in the node's problem document."""
@@ -38,13 +38,18 @@ class AnsweredError(MarketError):
         self.exit_code = _EXIT_CODES.get(code, 1)
 
 
-def _exit_codes(kind: type[MarketError]) -> Iterator[tuple[str, int]]:
-    yield kind.code, kind.exit_code
+def _kinds(kind: type[MarketError]) -> Iterator[tuple[str, type[MarketError]]]:
+    yield kind.code, kind
     for child in kind.__subclasses__():
-        yield from _exit_codes(child)
+        if child.__module__ == MarketError.__module__:
+            yield from _kinds(child)
 
 
-_EXIT_CODES: Final = dict(_exit_codes(MarketError)) | {"unreachable": 1, "bad-request": 2}
+_KINDS: Final = dict(_kinds(MarketError))
+_EXIT_CODES: Final = {
+    "unreachable": 1,
+    "bad-request": 2,
+}  # the node is there: 3 would say it is not
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -53,9 +58,27 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(os.fsencode(self._path))
+        found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            found.settimeout(self.timeout)
+            found.connect(os.fsencode(self._path))
+        except BaseException:
+            found.close()
+            raise
+        self.sock = found
+
+
+class _Counted:
+    """A file that tells how far it was read."""
+
+    def __init__(self, file: BinaryIO, offset: int, sent: Callable[[int], None]) -> None:
+        self._file, self._offset, self._sent = file, offset, sent
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._offset += len(data)
+        self._sent(self._offset)
+        return data
 
 
 class Node:
@@ -89,10 +112,19 @@ class Node:
             return None
         return int(answer.headers.get("x-partial", 0))
 
-    def send_blob(self, path: Path, sha256: str, size_bytes: int, offset: int) -> None:
-        """Upload a file's bytes from `offset` on."""
-        with path.open("rb") as file:
-            file.seek(offset)
+    def send_blob(
+        self,
+        path: Path,
+        sha256: str,
+        size_bytes: int,
+        offset: int,
+        *,
+        sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Upload a file's bytes from `offset` on; `sent` hears how far it has come."""
+        with path.open("rb") as opened:
+            opened.seek(offset)
+            file = _Counted(opened, offset, sent)
             headers = {
                 "content-length": str(size_bytes - offset),
                 "x-sha256": sha256,
@@ -126,7 +158,7 @@ class Node:
         try:
             # A node that has heard enough answers and closes before it has read everything.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                connection.request(method, path, body, headers or {})
+                connection.request(method, path, body, {"connection": "close", **(headers or {})})
             answer = connection.getresponse()
         except (FileNotFoundError, ConnectionRefusedError) as problem:
             raise NodeDownError("no node runs here", hint="start it with: souk up") from problem
@@ -158,4 +190,7 @@ def _refusal(answer: http.client.HTTPResponse) -> MarketError:
     if not isinstance(found, dict):
         found = {}
     message = str(found.get("message") or f"the node answered {answer.status}")
-    return AnsweredError(str(found.get("code", "error")), message, str(found.get("hint", "")))
+    code, hint = str(found.get("code", "error")), str(found.get("hint", ""))
+    if code in _KINDS and code not in _EXIT_CODES:
+        return _KINDS[code](message, hint=hint)
+    return AnsweredError(code, message, hint)
