@@ -371,8 +371,11 @@ def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
             return replace(a, ending=Ending.EXPIRED, reason="the agreed duration is over",
                            ended_at_ms=_ms(now))  # fmt: skip
         if a.manifest is None and now >= a.opened_at_s + a.terms.timing.start_grace_s:
-            return replace(a, ending=Ending.BROKEN, reason="nothing to run was sent",
-                           halted=True, collected=True, ended_at_ms=_ms(now))  # fmt: skip
+            broken = replace(
+                a, ending=Ending.BROKEN, reason="nothing to run was sent",
+                halted=True, collected=True, ended_at_ms=_ms(now),
+            )  # fmt: skip
+            return _provider_time(broken, now)  # nothing is left to halt: it may close already
         return a
     if not a.halted:
         return a
