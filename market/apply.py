@@ -330,7 +330,11 @@ def _on_time(a: Agreement, now: UnixTime) -> Agreement:
                 return _void(a, "it was not funded in time", now)
             return a
         case Phase.RUNNING:
-            return _provider_time(a, now) if a.role is Role.PROVIDER else _requester_time(a, now)
+            if a.role is Role.REQUESTER:
+                return _requester_time(a, now)
+            after = _provider_time(a, now)
+            # What ends with nothing left to halt may close at once.
+            return after if after.ending is a.ending else _provider_time(after, now)
         case _:
             return a
 
@@ -371,11 +375,8 @@ def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
             return replace(a, ending=Ending.EXPIRED, reason="the agreed duration is over",
                            ended_at_ms=_ms(now))  # fmt: skip
         if a.manifest is None and now >= a.opened_at_s + a.terms.timing.start_grace_s:
-            broken = replace(
-                a, ending=Ending.BROKEN, reason="nothing to run was sent",
-                halted=True, collected=True, ended_at_ms=_ms(now),
-            )  # fmt: skip
-            return _provider_time(broken, now)  # nothing is left to halt: it may close already
+            return replace(a, ending=Ending.BROKEN, reason="nothing to run was sent",
+                           halted=True, collected=True, ended_at_ms=_ms(now))  # fmt: skip
         return a
     if not a.halted:
         return a
