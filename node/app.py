@@ -27,6 +27,9 @@ from node.mail import Mail
 from node.ports import Ports
 from node.provider import Provider
 from node.requester import Requester
+from node.tunnels.accept import PROTOCOL as TUNNEL
+from node.tunnels.accept import TunnelServer
+from node.tunnels.dial import Dialler
 
 log = structlog.get_logger("node")
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
@@ -59,6 +62,9 @@ async def run_node(
     inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
+    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
+
+    dialler = Dialler(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
         if isinstance(duty, Submit):
@@ -75,7 +81,7 @@ async def run_node(
         nursery.start_soon(_recount, config, images)
         nursery.start_soon(_trade, config, keeper, bulletin, provider)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester, images))
+        task_status.started(Control(config, ports, keeper, bulletin, requester, images, dialler))
 
 
 async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:

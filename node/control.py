@@ -18,6 +18,7 @@ from node.images import Images
 from node.keeper import Keeper
 from node.ports import Ports
 from node.requester import Requester
+from node.tunnels.dial import Dialler
 
 
 class Control:
@@ -25,7 +26,7 @@ class Control:
 
     def __init__(
         self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin,
-        requester: Requester, images: Images,
+        requester: Requester, images: Images, tunnels: Dialler,
     ) -> None:  # fmt: skip
         """Opens a desk for each subject; has no state of its own."""
         self.ports = ports  # for the API: blobs go in and out as streams
@@ -34,6 +35,7 @@ class Control:
         self.market = MarketDesk(ports, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
+        self.tunnels = tunnels
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -68,7 +68,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
     ("node.bulletin", "node.keeper", "node.images"),
     ("node.staging", "node.holdings"),
-    ("node.provider", "node.requester"),
+    ("node.provider", "node.requester", "node.tunnels", "node.tunnels.splice"),
+    ("node.tunnels.accept", "node.tunnels.dial"),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
         "node.desk.jobs",

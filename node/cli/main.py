@@ -27,6 +27,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "logs": ("node.cli.jobs:logs", "Print a job's output."),
         "wait": ("node.cli.jobs:wait", "Wait until a job is over."),
         "get": ("node.cli.results:get", "Fetch a job's results."),
+        "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
         "cancel": ("node.cli.jobs:cancel", "End a job."),
         "validate": ("node.cli.run:validate", "Check a job file."),
     },

@@ -142,6 +142,7 @@ class JobDesk:
             "refunded": self._money(sum(a.refunded for a in mine)),
             "compensated": self._money(sum(a.to_victim for a in mine)),
             "settled": all(a.ended for a in mine),
+            "ports": list(job.manifest.ports),
             "log_bytes": current.log_have if current else 0,
         }
 

@@ -27,6 +27,7 @@ from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
+from node.web.forward import Forward, forward_path
 from node.web.guard import Door, Guard
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ async def serve(
     remote = None if tcp is None else _listen_tcp(*tcp)
     try:
         local = _listen_unix(socket_path)
+        forward = _listen_unix(forward_path(socket_path))
     except MarketError:
         if remote is not None:
             remote.close()
@@ -76,10 +78,17 @@ async def serve(
                 app.state.url = f"http://{min(names)}:{port}/?token={token}"
                 nursery.start_soon(_serve_socket, Guard(app, door), remote)
             nursery.start_soon(_serve_socket, Guard(app, None), local)
+            nursery.start_soon(_serve_forward, Forward(control), forward)
             task_status.started(Serving(socket_path, app.state.url))
     finally:
-        local.close()
-        _forget(socket_path)
+        for listening, path in ((local, socket_path), (forward, forward_path(socket_path))):
+            listening.close()
+            _forget(path)
+
+
+async def _serve_forward(forward: Forward, listening: socket.socket) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    await trio.serve_listeners(forward.serve, [listener])
 
 
 async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
