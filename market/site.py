@@ -113,6 +113,24 @@ def decayed(
     return Usage(usage.requester, weight * usage.units + (1 - weight) * held, max(now, usage.at))
 
 
+def past_use(
+    spans: Iterable[tuple[bytes, int, float, float]],
+    now: UnixTime,
+    half_life_s: float = USAGE_HALF_LIFE_S,
+) -> tuple[Usage, ...]:
+    """Every requester's decayed usage at `now`, from what it held: (requester, units, from, to).
+
+    The closed form of `decayed` applied from the first second on, by requester. What ends later
+    than `now` counts until now.
+    """
+    found: dict[bytes, float] = {}
+    for requester, units, start, end in spans:
+        begun_s, ended_s = max(0.0, now - start), max(0.0, now - end)
+        weight = math.pow(0.5, ended_s / half_life_s) - math.pow(0.5, begun_s / half_life_s)
+        found[requester] = found.get(requester, 0.0) + units * max(0.0, weight)
+    return tuple(Usage(who, units, now) for who, units in sorted(found.items()))
+
+
 def seniority(one: Queued) -> tuple[float, bytes]:
     """Arrival, ties by id: the order that every policy falls back to."""
     return (one.arrived_at, one.demand_id)

@@ -14,6 +14,23 @@ USUAL_SIZES: Mapping[int, float] = {1: 0.6, 2: 0.3, 4: 0.09, 8: 0.01}
 """How many units jobs ask for: the multi-GPU mix of Gavel's and Shockwave's traces."""
 
 
+MIX_PRIOR = 20.0  # the usual sizes count as so many demands: a handful seen says little
+
+
+def usual_sizes(seen: Mapping[int, float], total: int) -> dict[int, float]:
+    """The mix that placement plans for: the sizes seen here, and the usual ones as a prior.
+
+    `seen` counts demands by how many units they ask for. Sizes above `total` cannot be served here
+    and do not count. The weights sum to 1.
+    """
+    counts = {size: MIX_PRIOR * weight for size, weight in USUAL_SIZES.items() if size <= total}
+    for size, count in seen.items():
+        if 0 < size <= total:
+            counts[size] = counts.get(size, 0.0) + max(0.0, count)
+    sum_ = sum(counts.values())
+    return {size: count / sum_ for size, count in sorted(counts.items())} if sum_ else {}
+
+
 def choose_units(
     taken: int,
     total: int,

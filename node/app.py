@@ -18,7 +18,8 @@ from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
 from node.bulletin import Bulletin
 from node.config import Config
-from node.control import Control
+from node.control import Control, Rooms
+from node.demands import Demands
 from node.holdings import Holdings
 from node.images import Images
 from node.inbox import Inbox
@@ -26,12 +27,18 @@ from node.keeper import Keeper
 from node.mail import Mail
 from node.ports import Ports
 from node.provider import Provider
+from node.queue import Queue
 from node.requester import Requester
+from node.shop import Shop
+from node.staging import Stager
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.wishes import Wishes
 
 log = structlog.get_logger("node")
+TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
+LOOK_ROUND_S = 5.0
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
 
 
@@ -56,14 +63,17 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    provider = Provider(config, ports, keeper, mail, artifacts, images)
-    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, provider.offers)
-    requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
-    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
+    shop = Shop(config, ports, keeper, images)
+    provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
+    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, shop.offers)
+    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
+    requester = Requester(ports, keeper, mail, artifacts)
+    demands = Demands(config, ports, keeper, mail, bulletin)
+    wishes = Wishes(ports, keeper, mail, bulletin, demands)
+    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-
     dialler = Dialler(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -73,33 +83,38 @@ async def run_node(
         return await room.perform(duty, agreement)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run, perform, requester.perform_job)
+        nursery.start_soon(keeper.run, perform, wishes.perform)
         nursery.start_soon(_follow_chain, ports, keeper)
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
-        nursery.start_soon(_recount, config, images)
-        nursery.start_soon(_trade, config, keeper, bulletin, provider)
+        nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(_look_round, images)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester, images, dialler))
+        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
+        task_status.started(Control(config, ports, rooms))
 
 
-async def _trade(config: Config, keeper: Keeper, bulletin: Bulletin, provider: Provider) -> None:
+async def _trade(
+    config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, queue: Queue
+) -> None:
     """Look at open demands, and at what our offers have become."""
     taken = -1
     while True:
-        await provider.consider(bulletin)
+        again_s = await queue.consider(ports.clock.now())
         if keeper.taken_units() != taken:
             taken = keeper.taken_units()
             bulletin.stir()
-        await trio.sleep(config.rules.tick_s)
+        with trio.move_on_after(min(again_s, config.rules.tick_s)):
+            await bulletin.wait_demand()
+        await trio.sleep(TRADE_PAUSE_S)
 
 
-async def _recount(config: Config, images: Images) -> None:
-    """What was evicted to make room is no longer announced."""
+async def _look_round(images: Images) -> None:
+    """See now and then what is cached here."""
     while True:
-        await trio.sleep(config.rules.offer_interval_s)
         await images.look()
+        await trio.sleep(LOOK_ROUND_S)
 
 
 async def _follow_chain(ports: Ports, keeper: Keeper) -> None:

@@ -36,6 +36,7 @@ class Bulletin:
         """`own_offers` says what this node sells now; empty for a pure requester."""
         self.book = Book()
         self.demands: dict[bytes, Signed[Wanted]] = {}
+        self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
         self._rules = rules
         self._mail = mail
         self._gossip = gossip
@@ -46,6 +47,7 @@ class Bulletin:
         self._said_at = 0.0
         self._own_sequence = 0
         self._wake = trio.Event()
+        self._demanded = trio.Event()
         self._refused = 0
 
     def waiting_for(self) -> str:
@@ -55,6 +57,16 @@ class Bulletin:
         if not len(self.book):
             return "offers: none was heard yet"
         return ""
+
+    @property
+    def me(self) -> bytes:
+        """This node's peer key."""
+        return self._mail.me
+
+    async def wait_demand(self) -> None:
+        """Return when a demand is heard that was not known before."""
+        self._demanded = trio.Event()
+        await self._demanded.wait()
 
     def stir(self) -> None:
         """Our offers may have changed: look, and say so if they did."""
@@ -85,7 +97,7 @@ class Bulletin:
             case Unwanted(demand_id=demand_id):
                 known = self.demands.get(demand_id)
                 if known is not None and known.author == signed.author:
-                    del self.demands[demand_id]
+                    self._drop(demand_id)
             case _:
                 return
 
@@ -95,6 +107,10 @@ class Bulletin:
         mine = sum(1 for known in self.demands.values() if known.author == signed.author)
         if mine >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
             return
+        if not self._newest(demand, signed.sequence):
+            return
+        self.heard_at[demand.demand_id] = self._clock.now()
+        self._demanded.set()
         self.demands[demand.demand_id] = Signed(
             Wanted(demand), signed.author, signed.to, signed.sequence, signed.issued_at,
             signed.expires_at, signed.raw,
@@ -139,7 +155,20 @@ class Bulletin:
             if signed.message.demand.expires_at_s <= now or signed.expires_at <= now
         ]
         for key in over:
-            del self.demands[key]
+            self._drop(key)
+
+    def _drop(self, demand_id: bytes) -> None:
+        del self.demands[demand_id]
+        self.heard_at.pop(demand_id, None)
+
+    def _newest(self, demand: Demand, sequence: int) -> bool:
+        """A job has one open demand: a newer round takes the place of the one before."""
+        for key, known in list(self.demands.items()):
+            if known.author == demand.peer and known.message.demand.job_id == demand.job_id:
+                if known.sequence > sequence:
+                    return False
+                self._drop(key)
+        return True
 
     async def greet(self) -> None:
         """Fill gaps with every peer that joins: gossip reaches only those who were there."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 
 from market.errors import SpecError
 from market.limits import HOLD_S, QUOTE_WINDOW_S
+from market.policy import POLICIES
+from market.slots import SLOT_POLICIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,23 @@ def testnet_rules() -> Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitPrice:
+    """What one kind of units costs, where it is not what the others cost. None: as the others."""
+
+    name: str
+    ram_mib: int
+    price_per_hour: int | None = None
+    collateral_per_unit: int | None = None
+    preemptible_price_per_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Selling:
-    """What a provider asks. Prices and collateral per unit, in base units; sizes per unit."""
+    """What a provider asks. Prices and collateral per unit, in base units; sizes per unit.
+
+    `preemptible`: everything is sold so. `preemptible_price_per_hour`: the same units are offered
+    a second time, preemptible, at this price (0: they are not).
+    """
 
     price_per_hour: int
     collateral_per_unit: int
@@ -91,7 +108,25 @@ class Selling:
     max_duration_s: int = 7 * 24 * 3600
     policy: str = "fcfs"
     preemptible: bool = False
+    preemptible_price_per_hour: int = 0
     grace_s: int = 10
+    placement: str = "fgd"
+    prices: tuple[UnitPrice, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for what cannot be sold."""
+        if self.policy not in POLICIES:
+            raise SpecError(
+                f"policy: {self.policy!r} is none of {', '.join(POLICIES)}",
+                hint='policy = "fcfs" is a good start',
+            )
+        if self.placement not in SLOT_POLICIES:
+            raise SpecError(f"placement: {self.placement!r} is none of {', '.join(SLOT_POLICIES)}")
+        for name in ("price_per_hour", "collateral_per_unit", "preemptible_price_per_hour"):
+            if not 0 <= getattr(self, name) < 2**96:
+                raise SpecError(f"{name}: not an amount the escrow can hold")
+        if self.min_duration_s > self.max_duration_s:
+            raise SpecError("min_duration is longer than max_duration")
 
 
 @dataclass(frozen=True, slots=True)

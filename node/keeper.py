@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 import trio
 
-from market import job as jobs
-from market.agreement import Agreement, Role
+from market import job_duties
+from market.agreement import Agreement, Phase, Role
 from market.apply import apply
 from market.codec import decode, encode
 from market.duties import Duty, MakeBeat, Submit, duties, pace_s
@@ -32,18 +32,20 @@ from market.events import (
     Staging,
     Ticked,
 )
-from market.job import Job, JobDuty, JobEvent, JobTicked, Moved
+from market.job import Chosen, Job, JobDuty, JobEvent, JobTicked, Moved
+from market.job_apply import apply as apply_job
 from market.limits import (
     AGREEMENTS_MAX,
     EVENTS_PER_BEAT_MAX,
     JOBS_MAX,
     RECORD_BYTES_MAX,
-    RETRY_S,
 )
 from market.units import UnixTime
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
 
 log = structlog.get_logger("keeper")
+VOID_KEPT: Final = 512  # quotes that came to nothing, kept for their provider to look at ...
+VOID_S: Final = 600  # ... and for so long after their opening could have been mined
 INBOX_MAX: Final = 4096  # events waiting for a beat; the sender waits, a peer is refused
 _QUIET = (Ticked, Looked, Staging, BeatMade, BeatTaken, BeatHeard, LogPulled)
 
@@ -66,9 +68,10 @@ class JobHappened:
 
 @dataclass(frozen=True, slots=True)
 class Countersigned:
-    """The requester chose a quote: a new agreement, and the job's current one from now on."""
+    """The requester chose quotes: new agreements, one per node; the job's own from now on."""
 
-    agreement: Agreement
+    agreements: tuple[Agreement, ...]
+    chosen: Chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,14 @@ class Considered:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """A room wants a few bytes to survive a restart; `Keeper.notes` has them after `load`."""
+
+    key: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class _Posted:
     """An item in the inbox, and what to set once it is journaled."""
 
@@ -93,7 +104,8 @@ class _Posted:
     kept: trio.Event | None = None
 
 
-Item = Happened | JobHappened | Countersigned | Submitted | Considered | ChainBatch
+Item = Happened | JobHappened | Countersigned | Submitted | Considered | Noted | ChainBatch
+Witness = Callable[[ChainBatch], tuple[Write, ...]]
 Performer = Callable[[Duty, Agreement], Awaitable[Iterable[Event]]]
 JobPerformer = Callable[[JobDuty, Job], Awaitable[Iterable[Item]]]
 
@@ -109,6 +121,8 @@ class Keeper:
         self._send, self._receive = trio.open_memory_channel[_Posted](INBOX_MAX)
         self.agreements: dict[bytes, Agreement] = {}
         self.jobs: dict[bytes, Job] = {}
+        self.notes: dict[bytes, bytes] = {}
+        self.witness: Witness = lambda _: ()
         self.block = 0
         self.chain_time_s = 0
         self._performed: dict[object, float] = {}
@@ -128,12 +142,14 @@ class Keeper:
                 self.jobs[write.key] = decode(Job, write.data, size_max=RECORD_BYTES_MAX)
             elif write.table == "block":
                 self.block = int.from_bytes(write.data, "big")
+            elif write.table == "note":
+                self.notes[write.key] = write.data
 
     async def post(self, item: Item) -> None:
         """Tell the keeper; waits when it is behind."""
         await self._send.send(_Posted(item))
 
-    def note(self, item: Item) -> None:
+    def mention(self, item: Item) -> None:
         """Tell the keeper what it may as well miss; when it is behind, it does."""
         with suppress(trio.WouldBlock):
             self._send.send_nowait(_Posted(item))
@@ -167,6 +183,10 @@ class Keeper:
                 taken |= agreement.terms.units
         return taken
 
+    def job_of_key(self, key: str) -> Job | None:
+        """The job that was submitted with this key; None for an empty one."""
+        return next((job for job in self.jobs.values() if key and job.key == key), None)
+
     async def run(self, perform: Performer, perform_job: JobPerformer) -> None:
         """Beat for ever."""
         async with trio.open_nursery() as nursery:
@@ -189,6 +209,13 @@ class Keeper:
         now = self._clock.now()
         before, before_jobs, block = dict(self.agreements), dict(self.jobs), self.block
         lines: list[LogLine] = []
+        notes = [Write("note", item.key, item.data) for item in items if isinstance(item, Noted)]
+        for item in items:
+            if isinstance(item, ChainBatch) and item.facts:
+                notes += self.witness(item)
+        for note in notes:
+            assert note.data is not None, "a note is written over, not taken back"
+            self.notes[note.key] = note.data
         for item in items:
             self._take(item, now, lines)
         for key, agreement in self.agreements.items():
@@ -197,7 +224,8 @@ class Keeper:
         for key, job in self.jobs.items():
             if not job.over:
                 self._follow(key, job, now, lines)
-        writes = [
+        writes = notes + self._forget(now)
+        writes += [
             Write("agreement", key, encode(value))
             for key, value in self.agreements.items()
             if before.get(key) is not value
@@ -216,10 +244,33 @@ class Keeper:
                 self._beats += 1
                 self._changed.notify_all()
 
+    def _forget(self, now: UnixTime) -> list[Write]:
+        """Drop the oldest of our quotes that came to nothing: most do, and nothing hangs on them.
+
+        Late openings are over by then. The newest are kept to be shown, and not to quote twice.
+        """
+        over = [
+            a
+            for a in self.agreements.values()
+            if a.role is Role.PROVIDER and a.phase is Phase.VOID and not a.opened_at_s
+        ]
+        if len(over) <= VOID_KEPT:
+            return []
+        over.sort(key=lambda a: (-a.created_at_ms, a.id))
+        old = [
+            a
+            for a in over[VOID_KEPT:]
+            if now > a.terms.timing.open_by_s + VOID_S and not duties(a, now)
+        ]
+        for a in old:
+            del self.agreements[a.id]
+        return [Write("agreement", a.id, None) for a in old]
+
     def _follow(self, key: bytes, job: Job, now: UnixTime, lines: list[LogLine]) -> None:
-        current = self.agreements.get(job.agreement)
-        if current is not None:
-            self._apply_job(key, Moved(current), now, lines)
+        present = (self.agreements.get(name) for name in (*job.gang, *job.next_gang))
+        known = tuple(agreement for agreement in present if agreement is not None)
+        if known:
+            self._apply_job(key, Moved(known), now, lines)
         self._apply_job(key, JobTicked(), now, lines)
 
     def _take(self, item: Item, now: UnixTime, lines: list[LogLine]) -> None:
@@ -228,11 +279,14 @@ class Keeper:
                 self._apply(key, event, now, lines)
             case JobHappened(key, event):
                 self._apply_job(key, event, now, lines)
-            case Countersigned(agreement):
-                self._countersigned(agreement, now, lines)
+            case Countersigned():
+                self._countersigned(item, now, lines)
             case Submitted(job):
-                if len(self.jobs) < JOBS_MAX and job.id not in self.jobs:
+                known = job.id in self.jobs or self.job_of_key(job.key) is not None
+                if len(self.jobs) < JOBS_MAX and not known:
                     self.jobs[job.id] = job
+            case Noted():
+                return  # written down before anything was taken
             case Considered(propose):
                 proposed = propose(self.taken_units(), now)
                 if proposed is not None and len(self.agreements) < AGREEMENTS_MAX:
@@ -243,12 +297,15 @@ class Keeper:
                 for fact in facts:
                     self._apply(fact.agreement, fact, now, lines)
 
-    def _countersigned(self, agreement: Agreement, now: UnixTime, lines: list[LogLine]) -> None:
-        job = self.jobs.get(agreement.job_id)
-        if job is None or job.over or job.agreement or job.cancelling:
+    def _countersigned(self, item: Countersigned, now: UnixTime, lines: list[LogLine]) -> None:
+        """All of a gang's agreements are taken up in one beat, and so in one commit, or none."""
+        job = self.jobs.get(item.agreements[0].job_id)
+        room = len(self.agreements) + len(item.agreements) <= AGREEMENTS_MAX
+        if job is None or not room or apply_job(job, item.chosen, now) is job:
             return
-        self.agreements[agreement.id] = agreement
-        self._apply_job(job.id, jobs.Chosen(agreement.id), now, lines)
+        for agreement in item.agreements:
+            self.agreements[agreement.id] = agreement
+        self._apply_job(job.id, item.chosen, now, lines)
 
     def _apply(
         self, key: bytes, event: Event | ChainFact, now: UnixTime, lines: list[LogLine]
@@ -275,7 +332,7 @@ class Keeper:
         job = self.jobs.get(key)
         if job is None:
             return
-        after = jobs.apply(job, event, now)
+        after = apply_job(job, event, now)
         if after is job or after == job:
             return
         self.jobs[key] = after
@@ -295,9 +352,9 @@ class Keeper:
                 if self._is_due(key, pace_s(duty, agreement), now):
                     nursery.start_soon(self._do, key, perform, duty, agreement)
         for job in self.jobs.values():
-            for job_duty in jobs.duties(job, now, self.agreements.get(job.agreement)):
+            for job_duty in job_duties.duties(job, now, self.agreements):
                 owed.add(job_duty)
-                if self._is_due(job_duty, RETRY_S, now):
+                if self._is_due(job_duty, job_duties.pace_s(job_duty), now):
                     nursery.start_soon(self._do_job, perform_job, job_duty, job)
         for key in [key for key in self._performed if key not in owed]:
             del self._performed[key]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -45,7 +45,7 @@ class Place:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     password_file: Path | None = None
-    declared: Declared | None = None
+    declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
     ping_interval_s: float = 15.0
     registries: RegistrySettings = field(default_factory=RegistrySettings)
@@ -72,7 +72,8 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
         registry = await stack.enter_async_context(open_registry(place.registries))
-        chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
+        chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
+        chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
         devices = discover(place.declared)
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:

@@ -1,19 +1,17 @@
-"""Provider: sells this machine's units. Answers demands with quotes and performs what it owes.
+"""Provider: the selling half of a node. Makes quotes and performs what its agreements owe.
 
-Which demand deserves an answer is `market/matching`'s rule, which units `market/slots`', in which
-order a policy's. It touches sandbox, blobs and chain through the ports; it changes no agreement.
+What is for sale is the shop's business, who is answered the queue's. It touches sandbox, blobs and
+chain through the ports; it changes no agreement.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
-from market.constraints import misfit
 from market.cost import needed_units
 from market.duties import (
     Collect,
@@ -29,6 +27,7 @@ from market.duties import (
     TakeCheckpoint,
 )
 from market.errors import (
+    ChainError,
     RefusedError,
     SandboxError,
 )
@@ -45,16 +44,13 @@ from market.events import (
     Released,
     Scrubbed,
 )
-from market.matching import answers
 from market.messages import Beat, Done, Quote, Report, WorkState
-from market.policy import POLICIES
-from market.signing import Signed, agreement_id, digest, heartbeat_digest
-from market.site import Queued, Running, Site
+from market.signing import agreement_id, digest, extension_digest, heartbeat_digest
 from market.slots import choose_units
 from market.terms import (
     NOBODY,
-    Coordinate,
     Demand,
+    Extension,
     Heartbeat,
     Money,
     Offer,
@@ -64,150 +60,58 @@ from market.terms import (
 )
 from market.units import UnixTime
 from market.voucher import deposit_for
-from node.artifacts import Artifacts
-from node.bulletin import Bulletin
-from node.config import Config, Selling
-from node.images import Images
-from node.keeper import Considered, Keeper
+from node.config import Config
+from node.keeper import Keeper
 from node.mail import Mail
-from node.ports import Observed, Ports, RunState, Unit
+from node.ports import Observed, Ports, RunState
+from node.queue import Decision
+from node.shop import Shop
 from node.staging import Stager
 
 log = structlog.get_logger("provider")
-START_UP_MS = 1500  # quoted until this machine has measured its own
+QUOTED_MAX = 4096  # offers as quoted, kept until the quote is heard
+PAYING_S = 5.0  # what a wallet can pay is looked up so often at most
+PAYERS_MAX = 4096
 
 
 class Provider:
-    """The selling half of a node."""
+    """The selling half of a node: what it owes."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, artifacts: Artifacts,
-        images: Images,
+        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, stager: Stager,
+        shop: Shop,
     ) -> None:  # fmt: skip
-        """Sells nothing unless the configuration has a `selling` part."""
+        """`shop` says what is for sale; the queue says to whom."""
         self._config = config
         self._ports = ports
         self._keeper = keeper
         self._mail = mail
-        self._images = images
-        self._stager = Stager(ports, keeper, artifacts, images)
-        self._considered: set[bytes] = set()
-        self.paused = False
+        self._stager = stager
+        self._shop = shop
+        self._quoted: dict[bytes, tuple[Offer, bool]] = {}  # agreement: offer, image cached
+        self._paying: dict[tuple[bytes, bytes], tuple[float, int]] = {}
 
-    # What is for sale.
+    # Quoting.
 
-    def offers(self) -> tuple[Offer, ...]:
-        """One offer for each kind of unit, as it stands now."""
-        selling = self._config.selling
-        if selling is None or self.paused:
-            return ()
-        taken = self._keeper.taken_units()
-        kinds: dict[tuple[str, int, bool], list[Unit]] = {}
-        for unit in self._ports.devices.units():
-            kinds.setdefault((unit.name, unit.ram_mib, unit.declared), []).append(unit)
-        return tuple(self._offer(selling, units, taken) for _, units in sorted(kinds.items()))
-
-    def _offer(self, selling: Selling, units: list[Unit], taken: int) -> Offer:
-        first = units[0]
-        name = hashlib.sha256(
-            self._mail.me + f"{first.name}/{first.ram_mib}/{first.declared}".encode()
-        ).digest()[:16]
-        rules, now = self._config.rules, self._ports.clock.now()
-        return Offer(
-            offer_id=name,
-            peer=self._mail.me,
-            provider=self._config.wallet,
-            operator=self._ports.signer.operator,
-            gpu_name=first.name,
-            num_gpus=sum(not taken >> unit.index & 1 for unit in units),
-            num_units=len(units),
-            gpu_ram_mib=first.ram_mib,
-            cuda_vers=first.cuda_vers,
-            driver_version=first.driver_version,
-            declared=first.declared,
-            verified=False,
-            dlperf_milli=0,
-            cpu_cores=selling.cpu_cores,
-            cpu_ram_mib=selling.cpu_ram_mib,
-            disk_space_mib=selling.disk_space_mib,
-            inet_up_kbps=selling.inet_up_kbps,
-            inet_down_kbps=selling.inet_down_kbps,
-            geolocation=selling.geolocation,
-            reliability_ppm=950_000,
-            price_per_hour=selling.price_per_hour,
-            collateral_per_unit=selling.collateral_per_unit,
-            min_duration_s=selling.min_duration_s,
-            max_duration_s=selling.max_duration_s,
-            heartbeat_interval_s=rules.heartbeat_interval_s,
-            preemptible=selling.preemptible,
-            grace_s=selling.grace_s,
-            queue_wait_s=0,
-            start_up_ms=START_UP_MS,
-            coordinate=Coordinate(),
-            cached_images=self._images.cached(),
-            expires_at_s=int(now) + rules.offer_lifetime_s,
-        )
-
-    # Answering demands.
-
-    async def consider(self, bulletin: Bulletin) -> None:
-        """Put the open demands that we should answer before the keeper, in the policy's order."""
-        selling = self._config.selling
-        if selling is None or self.paused:
-            return
-        now = self._ports.clock.now()
-        open_now = {
-            key: signed
-            for key, signed in bulletin.demands.items()
-            if key not in self._considered and signed.author != self._mail.me
-        }
-        self._considered &= set(bulletin.demands)
-        queue = [_queued(signed) for signed in open_now.values()]
-        for queued in POLICIES[selling.policy](queue, self._site(), now):
-            demand = open_now[queued.demand_id].message.demand
-            offer = self._best_offer(demand, bulletin, now)
-            if offer is None or now * 1000 >= demand.quote_by_ms:
-                continue
-            self._considered.add(demand.demand_id)
-            await self._keeper.post(Considered(_Proposal(self, demand, offer)))
-
-    def _site(self) -> Site:
-        running = tuple(
-            Running(
-                agreement=a.id,
-                requester=a.peer,
-                units=a.terms.units,
-                started_at=UnixTime(a.opened_at_s),
-                ends_at=UnixTime(a.opened_at_s + a.terms.timing.duration_s),
-                price_per_hour=a.terms.money.price_per_hour,
-            )
-            for a in self._keeper.agreements.values()
-            if a.role is Role.PROVIDER and not a.ended
-        )
-        return Site(units=len(self._ports.devices.units()), running=running)
-
-    def _best_offer(self, demand: Demand, bulletin: Bulletin, now: UnixTime) -> Offer | None:
-        for offer in self.offers():
-            if misfit(demand, offer, now) is None and answers(demand, bulletin.book, offer, now):
-                return offer
-        return None
-
-    def propose(self, demand: Demand, offer: Offer, taken: int, now: UnixTime) -> Agreement | None:
+    def propose(self, decision: Decision, taken: int, now: UnixTime) -> Agreement | None:
         """A held, signed quote on free units, as a new agreement; None if none are free now."""
-        units = [
-            unit
-            for unit in self._ports.devices.units()
-            if (unit.name, unit.ram_mib, unit.declared)
-            == (offer.gpu_name, offer.gpu_ram_mib, offer.declared)
-        ]
-        mask = sum(1 << unit.index for unit in units)
-        total = max(unit.index for unit in units) + 1
-        blocked = (taken | ~mask) & ((1 << total) - 1)
-        chosen = choose_units(blocked, total, needed_units(demand, offer))
-        if not chosen:
+        demand, offer, kind = decision.demand, decision.offer, decision.kind
+        if any(
+            a.demand_id == demand.demand_id and a.role is Role.PROVIDER
+            for a in self._keeper.agreements.values()
+        ):
             return None
-        terms = self._terms(demand, offer, chosen, now)
+        slots = choose_units(
+            kind.local(taken), len(kind.units), needed_units(demand, offer),
+            policy=self._placement(), sizes=decision.sizes,
+        )  # fmt: skip
+        if not slots:
+            return None
+        terms = self._terms(decision, kind.map(slots), now)
         id_ = agreement_id(terms, self._ports.chain.info.domain)
+        self._quoted[id_] = (offer, demand.image in offer.cached_images)
+        while len(self._quoted) > QUOTED_MAX:
+            del self._quoted[next(iter(self._quoted))]
         return Agreement(
             id=id_,
             role=Role.PROVIDER,
@@ -221,10 +125,15 @@ class Provider:
             created_at_ms=int(now * 1000),
             preemptible=demand.preemptible and offer.preemptible,
             grace_s=offer.grace_s,
+            bid_per_hour=demand.max_price_per_hour,
         )
 
-    def _terms(self, demand: Demand, offer: Offer, units: int, now: UnixTime) -> Terms:
+    def _placement(self) -> str:
+        return self._shop.selling.placement if self._shop.selling else "bestfit"
+
+    def _terms(self, decision: Decision, units: int, now: UnixTime) -> Terms:
         rules, count = self._config.rules, units.bit_count()
+        demand, offer, price = decision.demand, decision.offer, decision.price_per_hour
         return Terms(
             parties=Parties(
                 requester=demand.requester,
@@ -235,9 +144,9 @@ class Provider:
                 arbiter=NOBODY,
             ),
             money=Money(
-                deposit=deposit_for(offer.price_per_hour, count, demand.max_duration_s),
+                deposit=deposit_for(price, count, demand.max_duration_s),
                 collateral=offer.collateral_per_unit * count,
-                price_per_hour=offer.price_per_hour,
+                price_per_hour=price,
                 bond=rules.bond,
                 slash_bps=max(rules.slash_bps, demand.slash_bps),
                 victim_share_bps=rules.victim_share_bps,
@@ -257,6 +166,28 @@ class Provider:
             salt=self._ports.entropy.token(32),
         )
 
+    async def can_pay(self, demand: Demand, deposit: int) -> bool:
+        """Whether the escrow holds enough of the demand's wallet, for the key that it names.
+
+        Asked at most every few seconds for one wallet; an unreachable chain refuses nobody, for
+        then an agreement could not be opened either, and would cost only its hold.
+        """
+        who, now = (demand.requester, demand.operator), self._ports.clock.now()
+        asked_at, able = self._paying.get(who, (0.0, 0))
+        if now - asked_at >= PAYING_S:
+            try:
+                account = await self._ports.chain.account(*who)
+            except ChainError as problem:
+                log.info("a deposit was not looked at", problem=str(problem))
+                return True
+            valid = account.operator_expires_at_s > now
+            able = min(account.free, account.operator_allowance) if valid else 0
+            self._paying.pop(who, None)
+            self._paying[who] = (now, able)
+            while len(self._paying) > PAYERS_MAX:
+                del self._paying[next(iter(self._paying))]
+        return deposit + self._config.rules.bond <= able
+
     # What is owed.
 
     async def perform(self, duty: Duty, a: Agreement) -> Iterable[Event]:
@@ -267,12 +198,7 @@ class Provider:
             case Stage():
                 return await self._stager.stage(a)
             case Start() | Look():
-                if isinstance(duty, Start):
-                    try:
-                        await self._ports.sandbox.start(a.id.hex())
-                    except SandboxError as problem:
-                        return (Broke(str(problem)),)
-                return (_looked(a, await self._ports.sandbox.observe(a.id.hex())),)
+                return await self._start_or_look(a, start=isinstance(duty, Start))
             case TakeCheckpoint():
                 return (CheckpointTaken(await self._ports.sandbox.checkpoint(a.id.hex())),)
             case Halt():
@@ -309,21 +235,30 @@ class Provider:
         named = heartbeat_digest(heartbeat, self._ports.chain.info.domain)
         return Beat(heartbeat, self._ports.signer.sign_digest(named), report)
 
+    async def _start_or_look(self, a: Agreement, *, start: bool) -> Iterable[Event]:
+        begun = self._ports.clock.now()
+        if start:
+            try:
+                await self._ports.sandbox.start(a.id.hex())
+            except SandboxError as problem:
+                return (Broke(str(problem)),)
+        seen = await self._ports.sandbox.observe(a.id.hex())
+        if start and seen.state is RunState.RUNNING and seen.metered_s < 1.0:
+            await self._shop.started(self._ports.clock.now() - begun)
+        return (_looked(a, seen),)
+
     async def _send_quote(self, a: Agreement) -> Iterable[Event]:
-        size = {offer.offer_id: offer for offer in self.offers()}
-        offer = next(
-            (o for o in size.values() if o.price_per_hour == a.terms.money.price_per_hour),
-            None,
-        )
-        if offer is None:
-            return (Released("the offer was withdrawn"),)
+        sold = self._shop.ware_of(a)
+        if sold is None:
+            return (Released("it is not for sale any more"),)
+        offer, cached = self._quoted.get(a.id, (self._shop.offer(*sold), False))
         quote = Quote(
             demand_id=a.demand_id,
             offer=replace(offer, num_gpus=max(offer.num_gpus, a.terms.unit_count)),
             terms=a.terms,
             provider_signature=a.provider_signature,
-            image_cached=False,
-            ready_in_ms=START_UP_MS,
+            image_cached=cached,
+            ready_in_ms=self._shop.start_up_ms,
             hold_until_s=a.hold_until_s,
         )
         try:
@@ -354,37 +289,32 @@ class Provider:
 
     # What peers ask.
 
+    async def sign_extension(self, a: Agreement, extension: Extension) -> bytes:
+        """Our signature that the agreement lasts longer. Raises RefusedError if it may not.
+
+        Nothing is remembered: the terms are longer once the chain says so.
+        """
+        selling = self._shop.selling
+        if selling is None or not self._shop.sells:
+            raise RefusedError("nothing is sold here now")
+        if a.phase is not Phase.RUNNING or a.ending is not Ending.NONE:
+            raise RefusedError("the agreement does not run")
+        money, timing = a.terms.money, a.terms.timing
+        longer_s = timing.duration_s + extension.duration_s
+        if longer_s > selling.max_duration_s:
+            raise RefusedError("longer than this provider sells")
+        whole = deposit_for(money.price_per_hour, a.terms.unit_count, longer_s)
+        if extension.duration_s <= a.extra_duration_s or extension.deposit < whole - money.deposit:
+            raise RefusedError("the deposit does not cover the longer duration")
+        await self._ports.sandbox.extend(a.id.hex(), longer_s)
+        named = extension_digest(extension, self._ports.chain.info.domain)
+        return self._ports.signer.sign_digest(named)
+
     async def read_log(self, a: Agreement, offset: int, limit: int) -> bytes:
         """The job's output, for its requester."""
         if a.phase in (Phase.QUOTED, Phase.VOID):
             return b""
         return await self._ports.sandbox.read_log(a.id.hex(), offset, limit)
-
-
-class _Proposal:
-    """What the keeper calls inside its beat; a named callable so that it can be told in logs."""
-
-    def __init__(self, provider: Provider, demand: Demand, offer: Offer) -> None:
-        self._provider, self._demand, self._offer = provider, demand, offer
-
-    def __call__(self, taken: int, now: UnixTime) -> Agreement | None:
-        return self._provider.propose(self._demand, self._offer, taken, now)
-
-
-def _queued(signed: Signed) -> Queued:  # type: ignore[type-arg]
-    demand: Demand = signed.message.demand
-    return Queued(
-        demand_id=demand.demand_id,
-        requester=demand.peer,
-        arrived_at=signed.issued_at,
-        units=max(choice.count for choice in demand.requirements.accelerators),
-        estimate_s=float(demand.estimate_s or demand.max_duration_s),
-        price_per_hour=demand.max_price_per_hour,
-        value_of_time_per_hour=demand.value_of_time_per_hour,
-        priority=demand.priority,
-        deadline_at=float(demand.deadline_at_s),
-        preemptible=demand.preemptible,
-    )
 
 
 def _looked(a: Agreement, seen: Observed) -> Looked:
@@ -408,6 +338,7 @@ def _looked(a: Agreement, seen: Observed) -> Looked:
         cpu_ms=seen.cpu_ms,
         memory_bytes=seen.memory_bytes,
         gpu_ppm=seen.gpu_ppm,
+        progress_ppm=seen.progress_ppm,
         log_bytes=seen.log_bytes,
         checkpoint=None,
         checkpoint_step=0,

@@ -6,6 +6,7 @@ Says on the way how far it is; what was begun goes on where it stopped. Changes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import structlog
 
@@ -20,6 +21,7 @@ from market.errors import (
     UnreachableError,
 )
 from market.events import Broke, Event, Staged, Staging
+from market.terms import Env
 from market.units import format_bytes
 from node.artifacts import Artifacts, pull_all
 from node.images import Images
@@ -59,7 +61,8 @@ class Stager:
                 for sealed in a.secrets
             )
             units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            workspace = Workspace(a.id.hex(), manifest, units, secrets)
+            told = replace(manifest, envs=(*manifest.envs, *gang_envs(a.rank, a.num_nodes)))
+            workspace = Workspace(a.id.hex(), told, units, secrets)
             await self._ports.sandbox.prepare(workspace)
         except UnreachableError as problem:
             log.info("staging waits", agreement=a.id.hex()[:12], problem=str(problem))
@@ -71,6 +74,17 @@ class Stager:
         ) as problem:  # fmt: skip
             return (Broke(f"staging: {problem}"),)
         return (Staged(),)
+
+
+def gang_envs(rank: int, num_nodes: int) -> tuple[Env, ...]:
+    """What a node of a gang is told of its place: our names, and those that torchrun reads."""
+    if num_nodes == 1:
+        return ()
+    told = {
+        "SOUK_NODE_RANK": rank, "SOUK_NUM_NODES": num_nodes,
+        "PET_NODE_RANK": rank, "PET_NNODES": num_nodes,
+    }  # fmt: skip
+    return tuple(Env(name, str(value)) for name, value in told.items())
 
 
 class _Progress:
@@ -91,4 +105,4 @@ class _Progress:
         now = self._clock.now()
         if not often or now >= self._said_at + PROGRESS_S:
             self._said_at = now
-            self._keeper.note(Happened(self._agreement, Staging(text)))
+            self._keeper.mention(Happened(self._agreement, Staging(text)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market.errors import SpecError
 from market.units import parse_duration_s, parse_money, parse_size_mib
+from node.cli.selling import AMOUNTS, ProviderSettings, UnitGroup, to_selling
 
 if TYPE_CHECKING:
     from node.config import Config
@@ -30,6 +31,7 @@ _CHAINS: Final = {
     "custom": (0, ()),
 }
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
+PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
 LIST_MAX: Final = 64
 UNITS_MAX: Final = 256
@@ -39,35 +41,6 @@ class SettingsError(SpecError):
     """The configuration cannot be used as it is."""
 
     code = "bad-configuration"
-
-
-@dataclass(frozen=True, slots=True)
-class UnitGroup:
-    """Units the owner declares: `count` slots called `name`, each with `ram_mib`."""
-
-    name: str
-    count: int
-    ram_mib: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderSettings:
-    """What this node sells. Amounts in whole tokens; the rest per unit."""
-
-    price_per_hour: str
-    collateral_per_unit: str
-    cpu_cores: int = 1
-    cpu_ram_mib: int = 2048
-    disk_space_mib: int = 10_240
-    inet_up_kbps: int = 100_000
-    inet_down_kbps: int = 100_000
-    geolocation: str = ""
-    min_duration_s: int = 1
-    max_duration_s: int = 7 * 24 * 3600
-    policy: str = "fcfs"
-    preemptible: bool = False
-    grace_s: int = 10
-    units: tuple[UnitGroup, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +138,12 @@ def to_config(settings: Settings, decimals: int) -> Config:
 
     `node.config` comes late, so that a command that only asks a node does not load it.
     """
-    from node.config import Config, Selling, devnet_rules, testnet_rules
+    from node.config import Config, devnet_rules, testnet_rules
 
     for key in ("wallet", "escrow", "token", "rpc", "chain_id"):
         if not getattr(settings, key):
             raise SettingsError(f"{key}: missing", hint=f"add it to {config_path()}")
-    selling = None
-    if (sold := settings.provider) is not None:
-        same = {f.name: getattr(sold, f.name) for f in fields(Selling) if f.name not in _AMOUNTS}
-        selling = Selling(
-            price_per_hour=parse_money(sold.price_per_hour, decimals),
-            collateral_per_unit=parse_money(sold.collateral_per_unit, decimals),
-            **same,
-        )
+    selling = to_selling(settings.provider, decimals) if settings.provider else None
     local = settings.network == "devnet"
     assert settings.wallet is not None
     return Config(
@@ -226,30 +192,31 @@ def _read(path: Path | None) -> dict[str, Any]:
 
 
 _TOP: Final = frozenset(field.name for field in fields(Settings))
-_AMOUNTS: Final = frozenset({"price_per_hour", "collateral_per_unit"})
+_NEEDED: Final = ("price_per_hour", "collateral_per_unit")
 _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
 _DURATIONS: Final = ("min_duration", "max_duration", "grace")
 _PROVIDER: Final = frozenset(
-    (*_AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
-) | {"cpu_cores", "geolocation", "policy", "preemptible", "units"}
+    (*AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
+) | {"cpu_cores", "geolocation", "policy", "placement", "preemptible", "units"}
 
 
 def _provider(raw: Any) -> ProviderSettings:
     table = _table(raw)
     _known(table, _PROVIDER, "provider.")
     found: dict[str, Any] = {}
-    for key in _AMOUNTS:
+    for key in _NEEDED:
         if key not in table:
             raise SettingsError(f"provider.{key}: missing", hint=f'add a line like {key} = "0.20"')
     readers: list[tuple[str, str, Callable[[Any], Any]]] = [
-        *((key, key, _amount) for key in _AMOUNTS),
+        *((key, key, _amount) for key in AMOUNTS),
         *((key, f"{key}_mib", parse_size_mib) for key in _SIZES),
         *((key, f"{key}_kbps", _mbps) for key in _RATES),
         *((key, f"{key}_s", parse_duration_s) for key in _DURATIONS),
         ("cpu_cores", "cpu_cores", _whole(1, 1024)),
         ("geolocation", "geolocation", _text),
         ("policy", "policy", _one_of(POLICIES)),
+        ("placement", "placement", _one_of(PLACEMENTS)),
         ("preemptible", "preemptible", _flag),
         ("units", "units", _units),
     ]
@@ -260,16 +227,21 @@ def _provider(raw: Any) -> ProviderSettings:
 
 
 def _units(raw: Any) -> tuple[UnitGroup, ...]:
-    if not isinstance(raw, list) or len(raw) != 1:
-        raise SettingsError("write one [[provider.units]] table", hint="one node, one kind of unit")
-    groups = []
+    if not isinstance(raw, list) or not 0 < len(raw) <= LIST_MAX:
+        raise SettingsError("write [[provider.units]] tables", hint="one for each kind of unit")
+    groups: list[UnitGroup] = []
     for table in map(_table, raw):
-        _known(table, frozenset({"name", "count", "ram"}), "provider.units.")
+        _known(table, frozenset({"name", "count", "ram", *AMOUNTS}), "provider.units.")
         name = _get(table, "name", _text, "")
         if not name:
             raise SettingsError("name: missing", hint='name = "CPU"')
         count = _get(table, "count", _whole(1, UNITS_MAX), 1)
-        groups.append(UnitGroup(name, count, _get(table, "ram", parse_size_mib, 0)))
+        own = {key: _get(table, key, _amount, None) for key in AMOUNTS}
+        groups.append(UnitGroup(name, count, _get(table, "ram", parse_size_mib, 0), **own))
+    if len({(group.name, group.ram_mib) for group in groups}) < len(groups):
+        raise SettingsError("two tables are about the same units", hint="add up their counts")
+    if sum(group.count for group in groups) > UNITS_MAX:
+        raise SettingsError(f"more than {UNITS_MAX} units", hint="a provider has that many slots")
     return tuple(groups)
 
 

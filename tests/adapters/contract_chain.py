@@ -328,7 +328,7 @@ async def test_the_requester_ends_it_and_the_provider_brings_its_voucher(
     assert names(facts) == ["Opened", "Closing", "Claimed", "Closed"]
     closing = facts[1]
     assert isinstance(closing, Closing)
-    assert not closing.by_provider
+    assert closing.by == world.requester.wallet
 
 
 async def test_the_requester_ends_it_and_anybody_finalizes(world: ChainWorld) -> None:
@@ -354,7 +354,7 @@ async def test_the_provider_ends_it_and_finalizes_after_the_window(world: ChainW
     facts = await world.story(terms, Closed)
     assert names(facts) == ["Opened", "Closing", "Closed"]
     assert isinstance(facts[1], Closing)
-    assert facts[1].by_provider
+    assert facts[1].by == world.provider.wallet
     assert (await world.provider.account()).stake == STAKE
 
 
@@ -454,7 +454,7 @@ async def test_facts_are_told_from_where_one_left_off(world: ChainWorld) -> None
     closing = later[1]
     # It was opened before this reader began, and still it is known who closed it.
     assert isinstance(closing, Closing)
-    assert not closing.by_provider
+    assert closing.by == world.requester.wallet
     numbers = [batch.block for batch in batches]
     assert numbers == sorted(set(numbers))
     assert [batch.at_s for batch in batches] == sorted(batch.at_s for batch in batches)

@@ -32,10 +32,14 @@ class SimEntropy:
 
 
 class SimDevices:
-    """So many declared units."""
+    """So many declared units, or so many of each kind: (name, MiB, count)."""
 
-    def __init__(self, count: int, name: str = "CPU") -> None:
-        self._units = tuple(Unit(index, name, "", 2048, True) for index in range(count))
+    def __init__(self, count: int, kinds: tuple[tuple[str, int, int], ...] = ()) -> None:
+        equal = [(name, mib) for name, mib, many in kinds for _ in range(many)]
+        self._units = tuple(
+            Unit(index, name, "", mib, True)
+            for index, (name, mib) in enumerate(equal or [("CPU", 2048)] * count)
+        )
 
     def units(self) -> tuple[Unit, ...]:
         """All."""

@@ -41,6 +41,7 @@ class Machine:
     world: World
     selling: Selling | None
     units: int
+    kinds: tuple[tuple[str, int, int], ...] = ()  # name, MiB, count; empty: CPU units
     signer: SimSigner = field(init=False)
     wallet: bytes = field(init=False)
     control: Control | None = None
@@ -71,7 +72,7 @@ class Machine:
             link=link,
             chain=SimChain(self.world.blocks, self.signer.operator, rng, self.world.chain_loss),
             sandbox=self.sandbox,
-            devices=SimDevices(self.units),
+            devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
             registry=self.world.registry,
             logs=self.logs,

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from node import config as rules
+from node.adapters.devices.declared import Declared
 from node.cli.daemon import to_place
-from node.cli.settings import SettingsError, UnitGroup, load, to_config
+from node.cli.selling import UnitGroup
+from node.cli.settings import SettingsError, load, to_config
 
 WHOLE = """\
 network = "devnet"
@@ -55,11 +57,31 @@ def test_human_units_become_base_units(tmp_path: Path) -> None:
     assert settings.provider is not None
     assert settings.provider.units == (UnitGroup("CPU", 2, 4096),)
     place = to_place(settings)
-    assert place.declared is not None
-    assert (place.declared.count, place.declared.ram_mib) == (2, 4096)
+    assert place.declared == (Declared(2, "CPU", 4096),)
     assert place.sandbox is not None
     assert (place.sandbox.runtime, place.sandbox.memory_mib) == ("crun", 4096)
     assert (place.chain.chain_id, place.chain.confirmations) == (31337, 1)
+
+
+def test_several_kinds_of_units_have_prices_of_their_own(tmp_path: Path) -> None:
+    text = WHOLE.replace(
+        "[sandbox]",
+        '[[provider.units]]\nname = "H100"\nram = "80GB"\nprice_per_hour = "2.5"\n'
+        'preemptible_price_per_hour = "1.1"\n[sandbox]',
+    )
+    settings = load(written(tmp_path, text), {"data_dir": tmp_path})
+    selling = to_config(settings, 6).selling
+    assert selling is not None
+    assert selling.prices == (
+        rules.UnitPrice("CPU", 4096),
+        rules.UnitPrice("H100", 81_920, 2_500_000, None, 1_100_000),
+    )
+    assert to_place(settings).declared == (Declared(2, "CPU", 4096), Declared(1, "H100", 81_920))
+    twice = text.replace('name = "H100"\nram = "80GB"', 'name = "CPU"\nram = "4GB"')
+    with pytest.raises(SettingsError, match="two tables are about the same units"):
+        load(written(tmp_path, twice))
+    with pytest.raises(SettingsError, match="more than 256 units"):
+        load(written(tmp_path, text.replace("count = 2", "count = 256")))
 
 
 def test_flags_win_over_the_file_and_the_file_over_presets(tmp_path: Path) -> None:

@@ -33,11 +33,14 @@ class Declared:
 class DeclaredDevices:
     """Fills the `Devices` port with declared units: always healthy, never measured."""
 
-    def __init__(self, declared: Declared) -> None:
-        """The units never change while the node runs."""
+    def __init__(self, *kinds: Declared) -> None:
+        """The units never change while the node runs. Raises SpecError for more than 256."""
+        equal = [kind for kind in kinds for _ in range(kind.count)]
+        if len(equal) > UNITS_PER_PROVIDER:
+            raise SpecError(f"declare at most {UNITS_PER_PROVIDER} units, not {len(equal)}")
         self._units = tuple(
-            Unit(index, declared.name, "", declared.ram_mib, declared=True)
-            for index in range(declared.count)
+            Unit(index, kind.name, "", kind.ram_mib, declared=True)
+            for index, kind in enumerate(equal)
         )
 
     def units(self) -> tuple[Unit, ...]:

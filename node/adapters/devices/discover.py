@@ -19,12 +19,12 @@ class NoDevices:
         return ()
 
 
-def discover(declared: Declared | None) -> Devices:
-    """The machine's units.
+def discover(declared: Declared | tuple[Declared, ...] | None) -> Devices:
+    """The machine's units; declared kinds are numbered one after the other.
 
     A declaration wins over the driver: several nodes may share one machine, as in a demonstration,
     and only their owner knows that a GPU found by each of them is the same one.
     """
     if declared is not None:
-        return DeclaredDevices(declared)
+        return DeclaredDevices(*(declared if isinstance(declared, tuple) else (declared,)))
     return find_gpus() or NoDevices()

@@ -142,6 +142,12 @@ class ContainerSandbox:
         async with self._runtime.execute(paths, plan, argv, terminal) as execution:
             yield execution
 
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may."""
+        paths = paths_of(self._settings, work_id)
+        if not await thread(launch.order, paths, f"extend {max_duration_s}"):
+            raise SandboxError(f"the job {work_id[:12]} does not run")
+
     async def scrub(self, work_id: str) -> None:
         """Remove every trace. Stops it first."""
         paths = paths_of(self._settings, work_id)

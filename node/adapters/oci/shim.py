@@ -144,6 +144,8 @@ def obey(order: str, clock: Clock, ending: Ending, spec: dict[str, Any]) -> None
         freeze(spec, False)
         clock.start()
         ending.begin(float(grace))
+    elif word == "extend":
+        spec["wall_s"] = max(spec["wall_s"], int(grace))
 
 
 def freeze(spec: dict[str, Any], still: bool) -> bool:
