@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import cast
 
 import structlog
 import trio
@@ -25,7 +27,7 @@ from node.images import Images
 from node.inbox import Inbox
 from node.keeper import Keeper
 from node.mail import Mail
-from node.ports import Ports
+from node.ports import ChainBatch, Ports
 from node.provider import Provider
 from node.queue import Queue
 from node.requester import Requester
@@ -92,7 +94,9 @@ async def run_node(
         nursery.start_soon(_look_round, images)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
         rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
-        task_status.started(Control(config, ports, rooms))
+        control = Control(config, ports, rooms)
+        nursery.start_soon(control.run)
+        task_status.started(control)
 
 
 async def _trade(
@@ -121,8 +125,11 @@ async def _follow_chain(ports: Ports, keeper: Keeper) -> None:
     """Hand the keeper every confirmed fact, from where the journal ends, over any outage."""
     while True:
         try:
-            async for batch in ports.chain.facts(keeper.block):
-                await keeper.post(batch)
+            # Closed at once when it is cancelled between two facts, not when somebody collects it.
+            told = cast("AsyncGenerator[ChainBatch, None]", ports.chain.facts(keeper.block))
+            async with aclosing(told):
+                async for batch in told:
+                    await keeper.post(batch)
         except ChainError as problem:
             log.warning("the chain cannot be followed", problem=str(problem))
         await trio.sleep(CHAIN_PAUSE_S)

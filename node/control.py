@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import trio
+
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
@@ -20,6 +22,8 @@ from node.desk.money import MoneyDesk
 from node.desk.network import NetworkDesk
 from node.desk.plans import PlanDesk
 from node.desk.selling import SellingDesk
+from node.desk.series import SeriesDesk
+from node.desk.wallet import WalletDesk
 from node.images import Images
 from node.keeper import Keeper
 from node.ports import Ports
@@ -51,9 +55,11 @@ class Control:
         self.jobs = JobDesk(ports, keeper, demands, rooms.images)
         self.images = ImageDesk(ports, rooms.images, keeper)
         self.plans = PlanDesk(config, ports, bulletin, demands)
-        self.market = MarketDesk(ports, bulletin)
+        self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
+        self.series = SeriesDesk(ports, keeper)
+        self.wallet = WalletDesk(config, ports)
         self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
@@ -62,3 +68,13 @@ class Control:
     async def changed(self, seen: int = -1) -> int:
         """Wait for news of any job or agreement; see `Keeper.changed`."""
         return await self._keeper.changed(seen)
+
+    def marks(self) -> dict[str, int]:
+        """A number a subject that is another one when there is news of it; costs nothing."""
+        return {"market": self.market.version(), "money": self.wallet.version}
+
+    async def run(self) -> None:
+        """What the desks do by themselves: take samples, watch transactions."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.series.run)
+            nursery.start_soon(self.wallet.run)

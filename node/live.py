@@ -93,6 +93,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             signer=signer,
             clock=clock,
             entropy=SystemEntropy(),
+            errands=chain.errands,
         )
         nursery = await stack.enter_async_context(trio.open_nursery())
         control: Control = await nursery.start(run_node, config, ports)

@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from market.chainlog import EscrowEvent
+from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
 from market.image import Reference
 from market.signing import Domain
@@ -203,6 +204,43 @@ class Chain(Protocol):
 
     def health(self) -> ChainHealth:
         """What the node waits for, if the chain keeps it waiting. Asks nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A call for a wallet to sign and send: where to, and its calldata."""
+
+    to: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a transaction: `block` 0 means not mined; `problem` is the revert's name."""
+
+    known: bool
+    block: int
+    problem: str
+
+
+class Errands(Protocol):
+    """What a cold wallet may be asked to do. The node prepares and watches; it never signs."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The chain's RPC endpoints, for a wallet that does not know the chain."""
+
+    def unsigned(self, errand: Errand) -> Unsigned:
+        """The call that carries it out. Raises SignatureError for a misshapen permit."""
+
+    async def refusal(self, wallet: bytes, unsigned: Unsigned) -> str:
+        """What the chain would refuse it with now, by name; empty if nothing. ChainError."""
+
+    async def permit(self, wallet: bytes, amount: int) -> dict[str, Any] | None:
+        """Typed data that lets the escrow take tokens (EIP-2612); None if the token cannot."""
+
+    async def outcome(self, tx: bytes) -> Outcome:
+        """What became of a transaction. Raises ChainError."""
 
 
 # The sandbox.
@@ -582,3 +620,4 @@ class Ports:
     signer: Signer
     clock: Clock
     entropy: Entropy
+    errands: Errands | None = None  # None: this chain takes none from a page

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from market.errors import NotFoundError, RefusedError, SpecError
-from market.job import CancelAsked, ExtendAsked, Job
+from market.job import CancelAsked, ExtendAsked, Job, remaining_s
 from market.limits import JOB_DURATION_MAX_S
 from market.spec import Spec, parse
 from market.terms import Artifact
@@ -129,15 +129,25 @@ class JobDesk:
         """One job with its history, agreements, money and results."""
         job = self.job(name)
         agreements = [
-            agreement_row(self._keeper.agreements[key], self._money)
+            {
+                **agreement_row(self._keeper.agreements[key], self._money),
+                "story": await self._story(key),
+            }
             for key in job.agreements
             if key in self._keeper.agreements
         ]
-        story = await self._ports.journal.story(job.id, 200)
         return {
             **self._row(job),
             "command": job.manifest.command,
             "explanation": list(job.explanation),
+            "image": artifact_row(job.manifest.image),
+            "inputs": [artifact_row(one) for one in job.manifest.inputs],
+            "outputs": list(job.manifest.outputs),
+            "accelerators": [
+                {"name": one.name, "count": one.count} for one in job.requirements.accelerators
+            ],
+            "checkpoint_path": job.manifest.checkpoint_path,
+            "checkpoint_interval_s": job.manifest.checkpoint_interval_s,
             "history": [
                 {"at": change.at_ms / 1000, "state": change.state.value, "reason": change.reason}
                 for change in job.history
@@ -145,8 +155,12 @@ class JobDesk:
             "agreements": agreements,
             "checkpoint": artifact_row(job.checkpoint) if job.checkpoint else None,
             "results": [artifact_row(result) for result in job.results],
-            "story": [{"at": line.at, "kind": line.kind, "text": line.text} for line in story],
+            "story": await self._story(job.id),
         }
+
+    async def _story(self, subject: bytes) -> list[dict[str, Any]]:
+        lines = await self._ports.journal.story(subject, 200)
+        return [{"at": line.at, "kind": line.kind, "text": line.text} for line in lines]
 
     def results(self, name: str) -> tuple[Artifact, ...]:
         """What a finished job left. NotFoundError."""
@@ -184,8 +198,19 @@ class JobDesk:
             "moving": job.move.value if job.move else None,
             "preemptible": job.bid.preemptible,
             "deadline": job.bid.deadline_at_s or None,
-            "max_duration_s": job.bid.max_duration_s,
             "progress": job.meter.done_ppm / PPM if job.meter.done_ppm else None,
+            "max_attempts": job.bid.max_attempts,
+            "max_price_per_hour": self._money(job.bid.max_price_per_hour),
+            "max_duration_s": job.bid.max_duration_s,
+            "remaining_s": remaining_s(job),
+            "deposit": self._money(sum(a.terms.money.deposit for a in mine if not a.ended)),
+            "price_per_hour": self._money(current.terms.money.price_per_hour) if current else None,
+            "units": current.terms.unit_count if current else None,
+            "last_heard": current.heard_at_ms / 1000 or None if current else None,
+            "ends": current.opened_at_s + current.terms.timing.duration_s
+            if current and current.opened_at_s and not current.ended
+            else None,
+            "interval_s": current.interval_s if current else None,
             "metered_s": sum(a.metered_s for a in mine),
             "promised": self._money(sum(a.promised for a in mine)),
             "paid": self._money(sum(a.paid for a in mine)),

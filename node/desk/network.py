@@ -7,6 +7,7 @@ from typing import Any
 from market.units import format_duration
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.rows import address_text
 from node.keeper import Keeper
 from node.ports import Ports
 
@@ -46,9 +47,17 @@ class NetworkDesk:
     def status(self) -> dict[str, Any]:
         """One screen about this node."""
         agreements = self._keeper.agreements.values()
+        info = self._ports.chain.info
         return {
             "peer": self._ports.signer.peer.hex(),
             "network": self._config.network,
+            "chain_id": info.domain.chain_id,
+            "escrow": address_text(info.domain.contract),
+            "token": info.symbol,
+            "decimals": info.decimals,
+            "explorer": info.explorer,
+            "wallet": address_text(self._config.wallet),
+            "operator": address_text(self._ports.signer.operator),
             "addresses": list(self._ports.link.addresses()),
             "peers": len(self._ports.link.peers()),
             "offers_known": len(self._bulletin.book),

@@ -149,7 +149,9 @@ class Shopper:
             self.quotes.setdefault(message.demand_id, []).append(message)
             self.quoted_at.setdefault(message.demand_id, self.world.clock.now())
         elif isinstance(message, Beat):
-            self.beats[message.heartbeat.agreement] = message
+            before = self.beats.get(message.heartbeat.agreement)
+            if before is None or before.heartbeat.sequence < message.heartbeat.sequence:
+                self.beats[message.heartbeat.agreement] = message  # one may overtake another
             self.world.nursery.start_soon(self._pay, peer, message)
         else:
             reply = Refused("no", "it is scripted")

@@ -130,7 +130,7 @@ def watch(
 
 def obey(order: str, clock: Clock, ending: Ending, spec: dict[str, Any]) -> None:
     """One line from the FIFO. A job that is to end must be able to hear so."""
-    word, _, grace = order.partition(" ")
+    word, _, seconds = order.partition(" ")
     if word == "pause" and not ending.stopped:
         # The clock stops first: if the freeze takes a while, the time is the provider's loss.
         clock.pause()
@@ -143,9 +143,9 @@ def obey(order: str, clock: Clock, ending: Ending, spec: dict[str, Any]) -> None
     elif word == "stop":
         freeze(spec, False)
         clock.start()
-        ending.begin(float(grace))
+        ending.begin(float(seconds))
     elif word == "extend":
-        spec["wall_s"] = max(spec["wall_s"], int(grace))
+        spec["wall_s"] = max(spec["wall_s"], int(seconds))
 
 
 def freeze(spec: dict[str, Any], still: bool) -> bool:

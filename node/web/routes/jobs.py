@@ -97,6 +97,11 @@ def job_routes(control: Control) -> APIRouter:
         headers = {"x-next-offset": str(following), "x-end": "1" if end else "0"}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
+    @router.get("/api/jobs/{name}/series")
+    async def series(name: str) -> dict[str, Any]:
+        """CPU, memory and GPU over time as columns, a row a heartbeat; kept after the end."""
+        return control.series.of(control.jobs.job(name).id)
+
     @router.post("/api/jobs", status_code=201)
     async def submit(
         new: NewJob, idempotency_key: Annotated[str, Header(max_length=64)] = ""

@@ -31,7 +31,7 @@ def network_routes(control: Control) -> APIRouter:
 
     @router.get("/api/events")
     async def events() -> Response:
-        """Server-sent events: a line whenever a job or an agreement changed."""
-        return EventStream(control.changed, audience)
+        """Server-sent events: `changed` (a job or an agreement), `market`, `money`."""
+        return EventStream(control.changed, control.marks, audience)
 
     return router
