@@ -163,7 +163,9 @@ def place_input(paths: WorkPaths, parts: tuple[str, ...], source: Path, size: in
     """Move an exported blob to where the job sees it."""
     if source.stat().st_size != size:
         raise SandboxError(f"the input /{'/'.join(parts)} has another size than the manifest says")
-    source.chmod(0o555)  # inputs carry no mode; a script among them should run
+    source.chmod(
+        0o555
+    )  # the blob itself, perhaps; inputs carry no mode; a script among them should run
     source.rename(make_parents(paths.skeleton, parts))
 
 
