@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -22,6 +22,8 @@ from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings
+from node.adapters.registry.client import open_registry
+from node.adapters.registry.settings import RegistrySettings
 from node.adapters.sqlite.journal import open_journal
 from node.adapters.system.clock import SystemClock
 from node.adapters.system.entropy import SystemEntropy
@@ -46,6 +48,7 @@ class Place:
     declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
     ping_interval_s: float = 15.0
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
 
 
 @asynccontextmanager
@@ -68,6 +71,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
+        registry = await stack.enter_async_context(open_registry(place.registries))
         chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
         chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
         devices = discover(place.declared)
@@ -83,6 +87,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             sandbox=sandbox,
             devices=devices,
             blobs=blobs,
+            registry=registry,
             logs=Logs(data / "logs"),
             journal=journal,
             signer=signer,

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market", "market.errands", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages", "market.escrow", "market.chainlog"),
+    ("market.messages", "market.escrow", "market.chainlog", "market.image", "market.reach"),
     ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
     ("market.reallocation", "market.reputation", "market.statement"),
     ("market.progress",),
@@ -69,12 +69,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node", "node.ports"),
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas"),
     ("node.bulletin", "node.keeper"),
+    ("node.images",),
+    ("node.staging", "node.holdings", "node.tunnels", "node.tunnels.splice"),
+    ("node.tunnels.accept",),
+    ("node.tunnels.dial",),
     ("node.demands", "node.shop"),
     ("node.queue", "node.requester", "node.wishes"),
     ("node.provider",),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
         "node.desk.jobs",
+        "node.desk.images",
         "node.desk.market",
         "node.desk.money",
         "node.desk.network",
@@ -92,14 +97,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters",
         "node.adapters.libp2p.*",
         "node.adapters.ethereum.*",
+        "node.adapters.engine.*",
         "node.adapters.oci.*",
         "node.adapters.sqlite.*",
         "node.adapters.disk.*",
         "node.adapters.devices.*",
         "node.adapters.keystore.*",
         "node.adapters.system.*",
+        "node.adapters.registry.*",
     ),
-    ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
     ("node.live",),
     ("node.cli.selling",),
@@ -164,9 +170,10 @@ FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
     "node/ports.py": 660,  # the waist: one page to read before any adapter
-    "market/apply.py": 440,  # every event in one match: the only place where a phase changes
+    "market/apply.py": 470,  # every event in one match: the only place where a phase changes
     "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
+    "node/keeper.py": 410,  # the four beats and what may be told to it
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/adapters/oci/driver.py": 430,  # the port's methods, each short
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
@@ -483,7 +490,7 @@ BROKEN = (
     (imports_go_down, "market/terms.py", "from . import units", "relative import"),
     (imports_go_down, "market/nowhere.py", "", "stands on no floor; add it to FLOORS"),
     (imports_go_down, "market/policy/fair.py", "import market.policy.load", "sideways to its twin"),
-    (imports_go_down, "node/adapters/oci.py", "import node.adapters.disk", "sideways"),
+    (imports_go_down, "node/adapters/oci.py", "import node.adapters.engine", "sideways"),
     (imports_go_down, "node/adapters/oci/mounts.py", "import node.adapters.oci.cgroups", ""),
     (imports_go_down, "node/keeper.py", "from node.adapters.sqlite import Journal", "imports up"),
     (imports_go_down, "node/ports.py", "from tests import world", "is not shipped"),

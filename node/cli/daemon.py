@@ -119,6 +119,7 @@ def to_place(settings: Settings) -> Place:
     from node.adapters.devices.declared import Declared
     from node.adapters.ethereum.chain import ChainConfig
     from node.adapters.oci.settings import OciSettings
+    from node.adapters.registry.settings import Host, RegistrySettings
     from node.live import Place
 
     assert settings.escrow is not None
@@ -154,4 +155,10 @@ def to_place(settings: Settings) -> Place:
         password_file=settings.password_file,
         declared=declared,
         sandbox=sandbox,
+        registries=RegistrySettings(
+            {
+                host: Host(each.username, each.password_file, each.private, each.insecure)
+                for host, each in settings.registries
+            }
+        ),
     )

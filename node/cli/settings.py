@@ -58,6 +58,16 @@ class SandboxSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RegistryHost:
+    """What this node knows of one registry: who it is there, and what its owner allows."""
+
+    username: str = ""
+    password_file: Path | None = None
+    private: bool = False
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All of it. `wallet` and `escrow` may be missing until a node is to run."""
 
@@ -78,6 +88,7 @@ class Settings:
     password_file: Path | None = None
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
+    registries: tuple[tuple[str, RegistryHost], ...] = ()
 
     @property
     def socket_path(self) -> Path:
@@ -118,6 +129,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         password_file=_get(raw, "password_file", _path, None),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
+        registries=_get(raw, "registries", _registries, ()),
     )
 
 
@@ -243,6 +255,27 @@ def _sandbox(raw: Any) -> SandboxSettings:
         instance=_get(table, "instance", _text, "node"),
         uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
     )
+
+
+def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
+    found = []
+    for host, value in _table(raw).items():
+        table = _table(value)
+        _known(
+            table, frozenset(field.name for field in fields(RegistryHost)), f"registries.{host}."
+        )
+        known = RegistryHost(
+            username=_get(table, "username", _text, ""),
+            password_file=_get(table, "password_file", _path, None),
+            private=_get(table, "private", _flag, False),
+            insecure=_get(table, "insecure", _flag, False),
+        )
+        if bool(known.username) != (known.password_file is not None):
+            raise SettingsError(f'"{host}": username and password_file go together')
+        found.append((host.lower(), known))
+    if len(found) > LIST_MAX:
+        raise SettingsError(f"at most {LIST_MAX} hosts")
+    return tuple(found)
 
 
 def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:

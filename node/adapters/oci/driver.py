@@ -253,6 +253,7 @@ class ContainerSandbox:
             edits=edits,
             cgroup_namespace=Path("/proc/self/ns/cgroup").exists(),
             inputs=staging.seen_inputs(paths, manifest),
+            secrets=secrets,
             image=manifest.image.hash.hex(),
         )
 
@@ -263,11 +264,9 @@ class ContainerSandbox:
             raise SandboxError("the job is paused", hint="resume it first")
         plan = self._plan(paths, *self._placing.load(paths), False)
         try:
-            given = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+            return replace(plan, envs=look.variables(pid))
         except OSError as problem:
             raise SandboxError("the job has ended") from problem
-        pairs = (item.partition("=") for item in given.split("\0") if item)
-        return replace(plan, envs={name: value for name, _, value in pairs})
 
     def _living(self, paths: WorkPaths) -> int:
         """The pid of the job's first process. Raises SandboxError if the job does not run."""
