@@ -97,6 +97,7 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
+        nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
@@ -120,6 +121,12 @@ async def _trade(
         with trio.move_on_after(min(again_s, config.rules.tick_s)):
             await bulletin.wait_demand()
         await trio.sleep(TRADE_PAUSE_S)
+
+
+async def _examine(shop: Shop, bulletin: Bulletin) -> None:
+    """A machine that lets strangers' code out must not advertise."""
+    await shop.examine()
+    bulletin.stir()
 
 
 async def _look_round(images: Images) -> None:

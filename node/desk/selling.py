@@ -93,6 +93,11 @@ class SellingDesk:
             "selling": selling is not None,
             "mode": self._shop.mode.value,
             "drained": self._shop.drained,
+            "examined": self._shop.checks is not None,
+            "unfit": [
+                {"check": one.name, "found": one.sentence, "fix": one.fix}
+                for one in self._shop.unfit
+            ],
             "policy": selling.policy if selling else None,
             "placement": selling.placement if selling else None,
             "start_up_ms": self._shop.start_up_ms,

@@ -180,18 +180,6 @@ def _docker(plan: Plan, named: Named) -> dict[str, Any]:
 def _podman(plan: Plan, named: Named) -> dict[str, Any]:
     ids = [{"container_id": 0, "host_id": plan.identity.base, "size": plan.identity.size}]
     private = {"nsmode": "private"}
-    scratch = ["nosuid", "nodev", f"size={plan.tmp_bytes}", "mode=1777"]
-    options = ["rbind", "rw", "nosuid", "nodev", "noexec", "rprivate"]
-    read_only = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
-    mounts = [
-        _mount("/tmp", "tmpfs", "tmpfs", scratch if plan.edits.nodes else [*scratch, "noexec"]),
-        *(_mount(inside, "bind", host, options) for host, inside in plan.volumes),
-        *(_mount(inside, "bind", host, read_only) for host, inside in plan.edits.mounts),
-        *(
-            _mount(node.path, "bind", node.host_path, ["bind", "rw", "nosuid", "noexec"])
-            for node in plan.edits.nodes
-        ),
-    ]
     body = {
         "name": named.container,
         "rootfs": plan.root,
@@ -232,7 +220,7 @@ def _podman(plan: Plan, named: Named) -> dict[str, Any]:
             {"allow": True, "type": n.kind, "major": n.major, "minor": n.minor, "access": "rw"}
             for n in plan.edits.nodes
         ],
-        "mounts": mounts,
+        "mounts": _podman_mounts(plan),
         "shm_size": plan.tmp_bytes,
         "image_volume_mode": "ignore",
         "oom_score_adj": bundle.OOM_SCORE,
@@ -248,6 +236,19 @@ def _podman(plan: Plan, named: Named) -> dict[str, Any]:
     if named.runtime:
         body["oci_runtime"] = named.runtime
     return body
+
+
+def _podman_mounts(plan: Plan) -> list[dict[str, Any]]:
+    scratch = ["nosuid", "nodev", f"size={plan.tmp_bytes}", "mode=1777"]
+    options = ["rbind", "rw", "nosuid", "nodev", "noexec", "rprivate"]
+    read_only = ["rbind", "ro", "nosuid", "nodev", "rprivate"]
+    device = ["bind", "rw", "nosuid", "noexec"]
+    return [
+        _mount("/tmp", "tmpfs", "tmpfs", scratch if plan.edits.nodes else [*scratch, "noexec"]),
+        *(_mount(inside, "bind", host, options) for host, inside in plan.volumes),
+        *(_mount(inside, "bind", host, read_only) for host, inside in plan.edits.mounts),
+        *(_mount(node.path, "bind", node.host_path, device) for node in plan.edits.nodes),
+    ]
 
 
 def _mount(inside: str, kind: str, source: str, options: list[str]) -> dict[str, Any]:

@@ -164,7 +164,11 @@ class ContainerSandbox:
 
     async def preflight(self) -> tuple[Check, ...]:
         """The machine's parts, and what the escape probe says from inside a job of ours."""
-        checks = (*await thread(preflight.machine, self._settings), *await self._runtime.checks())
+        checks = (
+            *await thread(preflight.machine, self._settings),
+            *await self._runtime.checks(),
+            *await thread(preflight.gpus, tuple(sorted(self._uuids.values())), self._settings),
+        )
         if any(check.critical and not check.ok for check in checks):
             return checks
         return (*checks, *await preflight.probe(self, self._blobs, self._settings))
