@@ -12,6 +12,7 @@ import trio
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
+from node.desk.books import BooksDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
@@ -40,6 +41,7 @@ class Control:
         self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
+        self.books = BooksDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)
         self.wallet = WalletDesk(config, ports)

@@ -77,6 +77,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.jobs",
         "node.desk.market",
         "node.desk.money",
+        "node.desk.books",
         "node.desk.network",
         "node.desk.series",
         "node.desk.wallet",

@@ -117,7 +117,7 @@ def _log_to_stderr() -> None:
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
-    from node.adapters.ethereum.chain import ChainConfig
+    from node.adapters.ethereum.settings import ChainConfig
     from node.adapters.oci.settings import OciSettings
     from node.live import Place
 
