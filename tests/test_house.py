@@ -82,6 +82,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.images",
         "node.desk.market",
         "node.desk.money",
+        "node.desk.books",
         "node.desk.network",
         "node.desk.earning",
         "node.desk.series",
