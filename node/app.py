@@ -23,6 +23,7 @@ from node.atlas import Atlas
 from node.bulletin import Bulletin
 from node.config import Config
 from node.control import Control
+from node.demands import Demands
 from node.inbox import Inbox
 from node.keeper import Keeper, Noted
 from node.mail import Mail
@@ -31,6 +32,7 @@ from node.provider import Provider
 from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
+from node.wishes import Wishes
 
 log = structlog.get_logger("node")
 TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
@@ -58,8 +60,10 @@ async def run_node(
         config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers
     )
     queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
-    requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
-    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
+    requester = Requester(ports, keeper, mail, artifacts)
+    demands = Demands(config, ports, keeper, mail, bulletin)
+    wishes = Wishes(ports, keeper, mail, bulletin, demands)
+    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
 
@@ -70,7 +74,7 @@ async def run_node(
         return await room.perform(duty, agreement)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run, perform, requester.perform_job)
+        nursery.start_soon(keeper.run, perform, wishes.perform)
         nursery.start_soon(_follow_chain, ports, keeper)
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
@@ -79,7 +83,7 @@ async def run_node(
         nursery.start_soon(_look_round, shop)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        task_status.started(Control(config, ports, keeper, bulletin, requester, shop, queue))
+        task_status.started(Control(config, ports, keeper, bulletin, demands, shop, queue))
 
 
 async def _trade(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -68,7 +68,8 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
-        chain = await stack.enter_async_context(open_chain(place.chain, signer.operator_key))
+        chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
+        chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
         devices = discover(place.declared)
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+from market.chainlog import EscrowEvent
 from market.escrow import ChainFact, ChainOrder
 from market.signing import Domain
 from market.terms import Artifact, Manifest
@@ -160,6 +161,16 @@ class ChainInfo:
     explorer: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChainHealth:
+    """How the chain looks from here; `waiting_for` is empty, and `since` 0, while all is well."""
+
+    head: int  # the newest block seen
+    head_at_s: int  # its own time
+    waiting_for: str
+    since: UnixTime
+
+
 class Chain(Protocol):
     """The escrow contract, as the market sees it."""
 
@@ -181,7 +192,16 @@ class Chain(Protocol):
         """
 
     async def account(self, wallet: bytes, operator: bytes) -> Account:
-        """The ledger of one wallet. Raises ChainError."""
+        """The ledger of one wallet, as of the newest block. Raises ChainError."""
+
+    async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
+        """All that ever happened to the wallet and its agreements, in chain order, up to now.
+
+        Raises ChainError.
+        """
+
+    def health(self) -> ChainHealth:
+        """What the node waits for, if the chain keeps it waiting. Asks nobody."""
 
 
 # The sandbox.
@@ -212,6 +232,7 @@ class Observed:
     cpu_ms: int = 0
     memory_bytes: int = 0
     gpu_ppm: int = 0  # the mean load of its GPUs
+    progress_ppm: int = 0  # of all its work, as the job itself wrote; 0: it wrote nothing
     log_bytes: int = 0
     paused: bool = False
     throttled_ms: int = 0  # how long its programs waited because their CPU quota was used up
@@ -344,6 +365,9 @@ class Sandbox(Protocol):
         Entering raises SandboxError if the job does not run or is paused. A program that is not
         there is no error here but exit code 127, as a shell would say.
         """
+
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may. SandboxError."""
 
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""

@@ -280,19 +280,13 @@ async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet:
         before_all, after_all = before_all + before, after_all + after
         money.add_row(node.name, show(before), show(after), f"{(after - before) / MILLION:+.6f}")
     Console().print(money)
-    (burned,) = await chain._view("Escrow", devnet.escrow, "burned", _checksum(devnet.token))
+    burned = await chain.burned()
     balanced = before_all == after_all + burned
     sign = "==" if balanced else "!="
     verdict = "balances to the last base unit" if balanced else "DOES NOT BALANCE"
     print(f"before {show(before_all)} {sign} after {show(after_all)} + burned {show(burned)}")
     print(f"the receipt {verdict}")
     return balanced
-
-
-def _checksum(address: bytes) -> str:
-    from web3 import Web3
-
-    return str(Web3.to_checksum_address(address))
 
 
 def _sum(account: Account) -> int:

@@ -59,6 +59,7 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
 
     import trio
 
+    from node.cli.supervisor import keep_watchdog, notify
     from node.live import open_node
     from node.web.server import Serving, is_served, serve
 
@@ -77,6 +78,8 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                 partial(serve, control, socket_path=settings.socket_path, tcp=settings.web)
             )
             say(f"up: {' '.join(control.ports.link.addresses()) or 'no address yet'}")
+            nursery.start_soon(keep_watchdog)
+            notify("READY=1", f"STATUS=node {control.ports.signer.peer.hex()[:12]}")
             say(f"asked on {serving.socket_path}")
             if serving.url is not None:
                 say(f"web view: {serving.url}")
@@ -84,6 +87,7 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                 write_json({"socket": str(serving.socket_path), "url": serving.url})
             async for number in signals:
                 say(f"{signal.Signals(number).name}: stopping; jobs go on")
+                notify("STOPPING=1")
                 nursery.cancel_scope.cancel()
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from market.errors import SpecError
 from market.units import format_duration, parse_duration_s
 from node.cli.follow import TIMED_OUT, exit_code, follow, job_path, summary
 from node.cli.follow import wait as wait_for
@@ -117,40 +118,55 @@ def logs(
     return 0
 
 
-def wait(job: str, *, timeout: str | None = None, common: Common = DEFAULT) -> int:
-    """Wait until a job is over: 0 succeeded, 100 failed, 103 cancelled, 124 not in time.
+def wait(*jobs: str, timeout: str | None = None, common: Common = DEFAULT) -> int:
+    """Wait until jobs are over: 0 succeeded, 100 one failed, 103 cancelled, 124 not in time.
 
     Parameters
     ----------
-    job
-        Its id, the beginning of its id, or its name.
+    jobs
+        Ids, their beginnings, or names.
     timeout
-        Like 90s or 2h.
+        Like 90s or 2h, for all of them.
     """
-    timeout_s = None if timeout is None else parse_duration_s(timeout)
-    last = wait_for(common.node(), job, timeout_s)
+    node = common.node()
+    ends_at = None if timeout is None else time.monotonic() + parse_duration_s(timeout)
+    over: list[dict[str, Any]] = []
+    for name in _named(jobs, "wait"):
+        left_s = None if ends_at is None else max(0.0, ends_at - time.monotonic())
+        over.append(wait_for(node, name, left_s))
+        if not common.as_json:
+            say(summary(over[-1]))
     if common.as_json:
-        write_json({"job": last})
-    else:
-        say(summary(last))
-    return exit_code(last) if last["over"] else TIMED_OUT
+        write_json({"job": over[0]} if len(over) == 1 else {"jobs": over})
+    codes = [exit_code(last) if last["over"] else TIMED_OUT for last in over]
+    return next((code for code in codes if code), 0)
 
 
-def cancel(job: str, *, common: Common = DEFAULT) -> int:
-    """End a job; money not earned by then is refunded.
+def cancel(*jobs: str, common: Common = DEFAULT) -> int:
+    """End jobs; money not earned by then is refunded.
 
     Parameters
     ----------
-    job
-        Its id, the beginning of its id, or its name.
+    jobs
+        Ids, their beginnings, or names.
     """
-    id_ = common.node().post(f"{job_path(job)}/cancel", {})["id"]
+    node = common.node()
+    ids: list[str] = []
+    for name in _named(jobs, "cancel"):
+        ids.append(node.post(f"{job_path(name)}/cancel", {})["id"])
+        if not common.as_json:
+            write_lines([ids[-1]])
     if common.as_json:
-        write_json({"id": id_})
+        write_json({"id": ids[0]} if len(ids) == 1 else {"ids": ids})
     else:
-        write_lines([id_])
-        say(f"asked it to stop; see how with: souk wait {id_[:12]}")
+        say(f"asked to stop; see how with: souk wait {ids[0][:12]}")
     return 0
+
+
+def _named(jobs: tuple[str, ...], command: str) -> tuple[str, ...]:
+    if not jobs:
+        raise SpecError("no job is named", hint=f"souk {command} JOB; souk ps lists them")
+    return jobs
 
 
 def _list(jobs: list[dict[str, Any]], *, quiet: bool, as_json: bool) -> None:
@@ -168,11 +184,18 @@ def _list(jobs: list[dict[str, Any]], *, quiet: bool, as_json: bool) -> None:
                 job["promised"],
                 (job["provider"] or "-")[:12],
                 job["reason"],
+                _at(job.get("created")),
+                job["attempts"],
+                job["paid"],
+                job["refunded"],
             )
             for job in jobs
         ]
         columns = ("id", "name", "state", "metered", "owed", "provider", "reason")
-        write_table(columns, rows, none="no jobs; start one with: souk run JOB.yaml")
+        more = ("submitted", "attempts", "paid", "refunded")
+        none = "no jobs; start one with: souk run JOB.yaml"
+        names = [job["id"] for job in jobs]
+        write_table((*columns, *more), rows, none=none, wide=len(more), names=names)
 
 
 def _section(title: str, lines: list[str]) -> None:
@@ -180,9 +203,12 @@ def _section(title: str, lines: list[str]) -> None:
         write_lines(["", title, *(f"  {line}" for line in lines)])
 
 
+def _at(seconds: float | None) -> str | None:
+    return (seconds and time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))) or None
+
+
 def _change(line: dict[str, Any]) -> str:
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(line["at"]))
-    return f"{at}  {line['state']}  {line['reason']}".rstrip()
+    return f"{_at(line['at'])}  {line['state']}  {line['reason']}".rstrip()
 
 
 def _agreement(line: dict[str, Any]) -> str:

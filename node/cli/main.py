@@ -16,8 +16,8 @@ from typing import Final
 from cyclopts import App
 from cyclopts.exceptions import CycloptsError
 
-from market.errors import MarketError
-from node.cli.output import say, write_error
+from market.errors import MarketError, SpecError
+from node.cli.output import FORMATS, choose_format, say, write_error
 
 GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "Jobs": {
@@ -25,9 +25,10 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "ps": ("node.cli.jobs:ps", "List jobs."),
         "show": ("node.cli.jobs:show", "Show a job with its history, money and results."),
         "logs": ("node.cli.jobs:logs", "Print a job's output."),
-        "wait": ("node.cli.jobs:wait", "Wait until a job is over."),
+        "events": ("node.cli.events:events", "Print what happened to jobs, as it happens."),
+        "wait": ("node.cli.jobs:wait", "Wait until jobs are over."),
         "get": ("node.cli.results:get", "Fetch a job's results."),
-        "cancel": ("node.cli.jobs:cancel", "End a job."),
+        "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
     },
     "Market": {
@@ -39,6 +40,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "status": ("node.cli.reports:status", "Show the node."),
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "wallet": ("node.cli.reports:wallet", "Show the money in the escrow."),
+        "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
     },
 }
@@ -69,12 +71,44 @@ def make_app() -> App:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        given = _formatted(given)
+    except SpecError as problem:
+        write_error("usage", str(problem), problem.hint, as_json="--json" in given)
+        sys.exit(2)
     code = _run(given)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _nobody_reads()
     sys.exit(code)
+
+
+def _formatted(given: list[str]) -> list[str]:
+    """The arguments without `-o FORMAT`, which every command has and none needs to know.
+
+    `-o` of `souk offers` also names an order: what is no format stays. Raises SpecError.
+    """
+    kept: list[str] = []
+    words = iter(given)
+    for word in words:
+        if word == "--":
+            return [*kept, word, *words]
+        name, equals, value = word.partition("=")
+        if name not in ("-o", "--output"):
+            kept.append(word)
+            continue
+        chosen = value if equals else next(words, "")
+        if chosen in FORMATS:
+            choose_format(chosen)
+            kept += ["--json"] if chosen in ("json", "yaml") else []
+        elif name == "--output":
+            raise SpecError(
+                f"--output {chosen}: no such format", hint=f"one of {', '.join(FORMATS)}"
+            )
+        else:
+            kept += [word] if equals else [word, chosen]
+    return kept
 
 
 def _run(given: list[str]) -> int:

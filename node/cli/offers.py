@@ -13,6 +13,7 @@ from node.client.query import ordered, parse_order, parse_query, select
 _NAMES = """offer gpu_name num_gpus gpu_ram cpu_cores cpu_ram disk_space inet_down reliability
 geolocation dph"""
 _COLUMNS = _NAMES.split()
+_WIDE = ["num_units", "inet_up", "cuda_vers", "driver_version", "dlperf", "verified", "peer"]
 
 
 def offers(
@@ -45,7 +46,10 @@ def offers(
         write_lines([row["offer"] for row in rows])
     else:
         none = "no offer fits" if conditions else "no offers heard of yet"
-        write_table(_COLUMNS, [[_cell(row, name) for name in _COLUMNS] for row in rows], none=none)
+        columns = [*_COLUMNS, *_WIDE]
+        cells = [[_cell(row, name) for name in columns] for row in rows]
+        names = [row["offer"] for row in rows]
+        write_table(columns, cells, none=none, wide=len(_WIDE), names=names)
     return 0
 
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from market.units import format_bytes
@@ -23,9 +24,25 @@ if TYPE_CHECKING:
     from node.client.submission import Progress
 
 SCHEMA: Final = 1
+FORMATS: Final = ("table", "json", "yaml", "wide", "name")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # What a log may do to a terminal: new lines, tabs, carriage returns and colours. Nothing else.
 _STEERING: Final = re.compile(rb"\x1b(?!\[[0-9;]*m)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f]")
+
+
+@dataclass
+class _Chosen:
+    """How this process answers; set once, before a command runs."""
+
+    format: str = "table"
+
+
+_chosen: Final = _Chosen()
+
+
+def choose_format(name: str) -> None:
+    """Answer as one of FORMATS from now on."""
+    _chosen.format = name
 
 
 def clean(text: object) -> str:
@@ -39,8 +56,14 @@ def say(text: str) -> None:
 
 
 def write_json(value: dict[str, Any]) -> None:
-    """One JSON object on one line, with the schema's number."""
-    print(json.dumps({"schema": SCHEMA, **value}, allow_nan=False), flush=True)
+    """One JSON object on one line, with the schema's number; as YAML where that was asked for."""
+    said = {"schema": SCHEMA, **value}
+    if _chosen.format == "yaml":
+        import yaml  # a command that was not asked for it does not wait for it
+
+        print(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), end="", flush=True)
+        return
+    print(json.dumps(said, allow_nan=False), flush=True)
 
 
 def write_error(code: str, message: str, hint: str, *, as_json: bool) -> None:
@@ -65,11 +88,26 @@ def write_lines(lines: Sequence[str]) -> None:
     sys.stdout.flush()
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, none: str) -> None:
-    """Columns for people on a terminal; tab-separated with a heading otherwise."""
+def write_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    none: str,
+    wide: int = 0,
+    names: Sequence[str] = (),
+) -> None:
+    """Columns for people on a terminal; tab-separated with a heading otherwise.
+
+    The last `wide` columns are shown only as `-o wide`; `names` is what `-o name` prints instead.
+    """
+    if _chosen.format == "name":
+        write_lines(names or [str(row[0]) for row in rows])
+        return
     if not rows:
         say(none)
         return
+    if wide and _chosen.format != "wide":
+        columns, rows = columns[:-wide], [row[:-wide] for row in rows]
     texts = [["-" if cell is None else clean(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         write_lines_of_cells([[name.upper() for name in columns], *texts])

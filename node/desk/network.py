@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from market.units import format_duration
 from node.bulletin import Bulletin
 from node.config import Config
 from node.keeper import Keeper
@@ -19,6 +20,15 @@ class NetworkDesk:
         self._ports = ports
         self._keeper = keeper
         self._bulletin = bulletin
+
+    def waiting_for(self) -> str:
+        """What keeps this node from its work, in words, and for how long; empty when nothing."""
+        health = self._ports.chain.health()
+        waits = [self._bulletin.waiting_for()]
+        if health.waiting_for:
+            so_long = format_duration(self._ports.clock.now() - health.since)
+            waits.insert(0, f"chain: {health.waiting_for} (for {so_long})")
+        return "; ".join(filter(None, waits))
 
     def peers(self) -> list[dict[str, Any]]:
         """Who is connected."""
@@ -56,7 +66,7 @@ class NetworkDesk:
             "jobs": sum(not job.over for job in self._keeper.jobs.values()),
             "agreements": sum(not agreement.ended for agreement in agreements),
             "block": self._keeper.block,
-            "waiting_for": self._bulletin.waiting_for(),
+            "waiting_for": self.waiting_for(),
             "counters": self._ports.link.statistics(),
             "now": self._ports.clock.now(),
         }

@@ -17,6 +17,7 @@ from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
 from node.web.routes.jobs import job_routes
 from node.web.routes.market import market_routes
+from node.web.routes.metrics import metrics_routes
 from node.web.routes.money import money_routes
 from node.web.routes.network import network_routes
 
@@ -29,7 +30,7 @@ def make_app(control: Control) -> FastAPI:
     app = FastAPI(title="gridsouk node", version="1", docs_url=None, redoc_url=None,
                   openapi_url="/api/openapi.json")  # fmt: skip
     app.state.url = None  # where a browser finds it; set by the server
-    for routes in (job_routes, market_routes, money_routes, network_routes):
+    for routes in (job_routes, market_routes, money_routes, network_routes, metrics_routes):
         app.include_router(routes(control))
     app.include_router(blob_routes(control.ports.blobs))
     _add_problems(app)

@@ -22,6 +22,7 @@ from node.web.problems import problem_response
 JSON_BYTES_MAX: Final = 2 * JOB_FILE_BYTES_MAX + ENVS_MAX * ENV_BYTES_MAX  # a job and its secrets
 COOKIE: Final = "souk"
 _CHANGES: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_PRIVATE: Final = ("/api", "/metrics")  # the page itself, and whether we live, hold no secrets
 _HEADERS: Final = (
     (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -86,7 +87,8 @@ def _stranger(scope: Scope, headers: dict[str, str], door: Door) -> Response | N
     origin = headers.get("origin", "")
     foreign = bool(origin) and origin.lower() not in {f"http://{name}" for name in door.hosts}
     foreign = foreign or headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    if foreign and scope["path"].startswith("/api"):
+    private = scope["path"].startswith(_PRIVATE)
+    if foreign and private:
         return problem_response(403, "wrong-origin", "another site's page may not use this node")
     given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
     if given and scope["method"] == "GET" and _same(given, door.token):
@@ -94,8 +96,8 @@ def _stranger(scope: Scope, headers: dict[str, str], door: Door) -> Response | N
         answer = RedirectResponse(scope["path"], status_code=303)
         answer.set_cookie(COOKIE, door.token, httponly=True, samesite="strict")
         return answer
-    if not scope["path"].startswith("/api"):
-        return None  # the page itself holds no secrets
+    if not private:
+        return None
     bearer = headers.get("authorization", "").removeprefix("Bearer ")
     if _same(bearer, door.token) or _same(_cookie(headers.get("cookie", "")), door.token):
         return None

@@ -2,6 +2,6 @@
 
 import pytest
 
-CONTRACTS = ("journal", "blobs", "logs", "signer", "sandbox")
+CONTRACTS = ("chain", "journal", "blobs", "logs", "signer", "sandbox")
 
 pytest.register_assert_rewrite(*(f"tests.adapters.contract_{name}" for name in CONTRACTS))

@@ -275,10 +275,9 @@ async def test_the_last_voucher_settles_at_once(world: ChainWorld) -> None:
     assert await refused(world.requester, settle) == "Escrow_NotParty"
     tx = await world.provider.chain.submit(settle)
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Claimed", "Closed"]
+    assert names(facts) == ["Opened", "Closed"]
     paid = 50 * PER_SECOND
-    assert facts[1] == Claimed(world.id(terms), paid, tx)
-    assert facts[2] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
+    assert facts[1] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
     assert (await world.requester.account()).free == FUNDS - paid
     provider = await world.provider.account()
     assert (provider.free, provider.stake) == (FUNDS - STAKE + paid, STAKE)
@@ -325,10 +324,10 @@ async def test_the_requester_ends_it_and_the_provider_brings_its_voucher(
     assert await refused(world.requester, Finalize(terms)) == "Escrow_TooEarly"
     await world.provider.chain.submit(Settle(terms, *world.voucher(terms, 9 * PER_SECOND)))
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closing", "Claimed", "Closed"]
+    assert names(facts) == ["Opened", "Closing", "Closed"]
     closing = facts[1]
     assert isinstance(closing, Closing)
-    assert not closing.by_provider
+    assert closing.by == world.requester.wallet
 
 
 async def test_the_requester_ends_it_and_anybody_finalizes(world: ChainWorld) -> None:
@@ -354,7 +353,7 @@ async def test_the_provider_ends_it_and_finalizes_after_the_window(world: ChainW
     facts = await world.story(terms, Closed)
     assert names(facts) == ["Opened", "Closing", "Closed"]
     assert isinstance(facts[1], Closing)
-    assert facts[1].by_provider
+    assert facts[1].by == world.provider.wallet
     assert (await world.provider.account()).stake == STAKE
 
 
@@ -454,7 +453,7 @@ async def test_facts_are_told_from_where_one_left_off(world: ChainWorld) -> None
     closing = later[1]
     # It was opened before this reader began, and still it is known who closed it.
     assert isinstance(closing, Closing)
-    assert not closing.by_provider
+    assert closing.by == world.requester.wallet
     numbers = [batch.block for batch in batches]
     assert numbers == sorted(set(numbers))
     assert [batch.at_s for batch in batches] == sorted(batch.at_s for batch in batches)

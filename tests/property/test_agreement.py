@@ -168,7 +168,9 @@ class Side(RuleBasedStateMachine):
     @precondition(lambda self: self.open and not self.over)
     @rule(by_provider=st.booleans())
     def closing(self, by_provider: bool) -> None:
-        self.tell(Closing(AGREEMENT_ID, by_provider, int(self.now) + 12, TX))
+        parties = self.a.terms.parties
+        by = parties.provider if by_provider else parties.requester
+        self.tell(Closing(AGREEMENT_ID, by, int(self.now) + 12, TX))
 
     @precondition(lambda self: self.open and not self.over)
     @rule(paid=st.integers(0, 600), slashed=st.booleans())

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 import trio
 
+from market.chainlog import EscrowEvent
 from market.errors import ChainError, ChainRefusedError
 from market.escrow import ChainFact, ChainOrder
 from market.units import UnixTime
-from node.ports import Account, ChainBatch, ChainInfo
+from node.ports import Account, ChainBatch, ChainHealth, ChainInfo
 from tests.simulation.escrow import DOMAIN, Ledger
 
 TOKEN = b"\x70" * 20
@@ -119,3 +120,14 @@ class SimChain:
             locked=ledger.locked(wallet), thawing=0, thaws_at_s=0, operator_allowance=allowance,
             operator_expires_at_s=expiry, tokens=0, gas=GAS_WEI, units=ledger.units.get(wallet, 0),
         )  # fmt: skip
+
+    async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
+        """The model keeps no log: books are kept against the real contract only."""
+        await trio.lowlevel.checkpoint()
+        raise ChainError("the simulated chain keeps no history")
+
+    def health(self) -> ChainHealth:
+        """All is well, always."""
+        blocks = self._blocks
+        at_s = blocks.told[-1][0] if blocks.told else 0
+        return ChainHealth(len(blocks.told), at_s, "", UnixTime(0))

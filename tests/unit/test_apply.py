@@ -318,7 +318,9 @@ def test_a_close_is_the_end(slashed: int, phase: Phase) -> None:
     ("by_provider", "ending"), [(True, Ending.WITHDRAWN), (False, Ending.CANCELLED)]
 )
 def test_the_other_may_begin_to_close(by_provider: bool, ending: Ending) -> None:
-    after = told(running_provider(), Closing(AGREEMENT_ID, by_provider, OPENED_S + 9, TX))
+    parties = running_provider().terms.parties
+    by = parties.provider if by_provider else parties.requester
+    after = told(running_provider(), Closing(AGREEMENT_ID, by, OPENED_S + 9, TX))
     assert (after.phase, after.ending, after.closing_deadline_s) == (
         Phase.CLOSING,
         ending,

@@ -1,29 +1,59 @@
-"""Chain: the escrow on an EVM chain. Facts are told at depth, once, in order."""
+"""Chain: the escrow on an EVM chain, as the port `Chain` wants it. Wires the parts; no rule here.
+
+rpc       endpoints with failover, every answer checked      answers, endpoints, rpc
+sender    nonces, fees, resending, the outbox on disk         sender, fees, outbox
+follower  blocks, reorganisations, facts at depth             follower, logs, events
+history   one wallet's events, for its books                  history
+contracts views of the contract, by web3.py                   provider, contract
+"""
 
 from __future__ import annotations
 
+import contextlib
+import json
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Final
 
+import structlog
 import trio
-from web3 import Web3
+from web3 import AsyncWeb3
 
+from market.chainlog import EscrowEvent
 from market.errors import ChainError
-from market.escrow import ChainFact, ChainOrder
+from market.escrow import ChainOrder
+from market.ledger import ledger_of
+from market.limits import CLOCK_SKEW_S
 from market.signing import Domain
-from node.adapters.ethereum.contract import artifact, call, calldata, fact, result, topics
-from node.adapters.ethereum.rpc import Rpc, RpcError, number, raw
-from node.adapters.ethereum.transactions import Sender, receipt_hash
-from node.ports import Account, ChainBatch, ChainInfo
+from market.units import UnixTime
+from node.adapters.ethereum.answers import AnswerError, number, raw
+from node.adapters.ethereum.contract import artifact, calldata
+from node.adapters.ethereum.events import fact
+from node.adapters.ethereum.follower import Follower
+from node.adapters.ethereum.history import History
+from node.adapters.ethereum.logs import LogReader
+from node.adapters.ethereum.outbox import Outbox, open_outbox
+from node.adapters.ethereum.pending import Call, Pace
+from node.adapters.ethereum.provider import Contracts
+from node.adapters.ethereum.rpc import PATIENCE_S, Rpc, RpcError, WrongChainError
+from node.adapters.ethereum.sender import Sender
+from node.ports import Account, ChainBatch, ChainHealth, ChainInfo
 
-SPAN_BLOCKS: Final = 1000  # logs are asked for in ranges; halved when an endpoint says no
+log = structlog.get_logger("chain")
+
+NO_BLOCK_S: Final = 120.0  # ten slots of Ethereum without a block: something is wrong
+UNMINED_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class ChainConfig:
-    """Where the chain is and what is trusted on it. `confirmations` 1: the newest block counts."""
+    """Where the chain is and what is trusted on it. `confirmations` 1: the newest block counts.
+
+    `outbox` is the file of signed transactions; without one, those of a crash are not sent again.
+    """
 
     urls: tuple[str, ...]
     chain_id: int
@@ -34,18 +64,32 @@ class ChainConfig:
     fee_cap_wei: int = 200_000_000_000
     explorer: str = ""
     first_block: int = 0
+    outbox: Path | None = None
+    stuck_s: float = 30.0
+    resend_s: float = 4.0
+    give_up_s: float = 120.0
+    patience_s: float = PATIENCE_S
 
 
 class EthereumChain:
     """Implements the port `Chain` for one operator key."""
 
-    def __init__(self, config: ChainConfig, rpc: Rpc, sender: Sender, info: ChainInfo) -> None:
-        """Made by `open_chain`, which has checked chain id and code."""
+    def __init__(
+        self, config: ChainConfig, rpc: Rpc, sender: Sender, outbox: Outbox, info: ChainInfo
+    ) -> None:
+        """Made by `open_chain`."""
         self._config = config
         self._rpc = rpc
         self._sender = sender
+        self._outbox = outbox
         self._info = info
-        self._providers: dict[bytes, bytes] = {}
+        self._contracts = Contracts(rpc, config.escrow)
+        reader = LogReader(rpc, config.escrow)
+        self._history = History(reader, config.first_block)
+        self._follower = Follower(
+            rpc, reader, confirmations=config.confirmations, poll_s=config.poll_s,
+            first_block=config.first_block,
+        )  # fmt: skip
 
     @property
     def info(self) -> ChainInfo:
@@ -53,137 +97,175 @@ class EthereumChain:
         return self._info
 
     async def submit(self, order: ChainOrder) -> bytes:
-        """Send it and wait until it is mined."""
-        receipt = await self._sender.send(self._config.escrow, calldata(order))
-        return receipt_hash(receipt)
+        """Send it and wait until it is mined; the same order already on its way is waited for."""
+        call = Call(self._config.escrow, calldata(order))
+        return (await self._sender.send(call, once=True)).tx
 
     async def facts(self, after_block: int) -> AsyncIterator[ChainBatch]:
-        """Confirmed facts for ever; a batch per new head, also empty."""
-        block = max(after_block, self._config.first_block - 1)
-        span = SPAN_BLOCKS
-        if after_block > self._config.first_block:
-            await self._remember(after_block)
-        while True:
-            head = number(await self._rpc.ask("eth_blockNumber"))
-            safe = head - self._config.confirmations + 1
-            if safe <= block:
-                await trio.sleep(self._config.poll_s)
-                continue
-            to = min(safe, block + span)
-            try:
-                batch = await self._batch(block + 1, to)
-            except RpcError:
-                if span == 1:
-                    raise
-                span = max(1, span // 2)
-                continue
-            yield batch
-            block = to
+        """Confirmed facts for ever; a batch per block that became deep, also empty."""
+        async with contextlib.aclosing(self._follower.batches(after_block)) as batches:  # type: ignore[type-var]  # it is a generator
+            async for batch in batches:
+                facts = tuple(one for one in map(fact, batch.events) if one is not None)
+                yield ChainBatch(batch.block, batch.at_s, facts)
 
-    async def _remember(self, until: int) -> None:
-        """Learn who provides what in agreements opened before: their endings name an address."""
-        for log in await self._logs(self._config.first_block, until):
-            fact(log, 0, self._providers)
-
-    async def _batch(self, first: int, last: int) -> ChainBatch:
-        times: dict[int, int] = {}
-        facts: list[ChainFact] = []
-        for log in await self._logs(first, last):
-            at = number(log["blockNumber"])
-            if at not in times:
-                times[at] = await self._time(at)
-            try:
-                found = fact(log, times[at], self._providers)
-            except ValueError as problem:
-                raise ChainError(f"an unreadable log: {problem}") from problem
-            if found is not None:
-                facts.append(found)
-        return ChainBatch(last, times.get(last) or await self._time(last), tuple(facts))
-
-    async def _logs(self, first: int, last: int) -> list[dict[str, Any]]:
-        wanted = ["0x" + topic.hex() for topic in topics()]
-        logs = await self._rpc.ask(
-            "eth_getLogs",
-            {
-                "fromBlock": hex(first), "toBlock": hex(last), "topics": [wanted],
-                "address": Web3.to_checksum_address(self._config.escrow),
-            },
-        )  # fmt: skip
-        if not isinstance(logs, list) or not all(isinstance(log, dict) for log in logs):
-            raise ChainError("the RPC endpoint answered something that is not a list of logs")
-        try:
-            kept = [log for log in logs if not log.get("removed")]
-            for log in kept:
-                if not first <= number(log["blockNumber"]) <= last:
-                    raise ChainError("the RPC endpoint answered logs of other blocks")
-            return sorted(
-                kept, key=lambda log: (number(log["blockNumber"]), number(log["logIndex"]))
-            )
-        except KeyError as problem:
-            raise ChainError("the RPC endpoint answered an incomplete log") from problem
-
-    async def _time(self, block: int) -> int:
-        header = await self._rpc.ask("eth_getBlockByNumber", hex(block), False)
-        if not isinstance(header, dict):
-            raise ChainError("the RPC endpoint does not know its own block")
-        return number(header.get("timestamp"))
-
-    async def _view(self, contract: str, to: bytes, function: str, *arguments: object) -> Any:
-        data = call(contract, function, *arguments)
-        answer = await self._rpc.ask(
-            "eth_call", {"to": Web3.to_checksum_address(to), "data": data}, "latest"
-        )
-        return result(contract, function, raw(answer))
+    async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
+        """From the contract's first block to the newest."""
+        return await self._history.of(wallet, (await self._rpc.head()).number)
 
     async def account(self, wallet: bytes, operator: bytes) -> Account:
-        """The ledger of one wallet."""
-        owner, key = Web3.to_checksum_address(wallet), Web3.to_checksum_address(operator)
-        token, escrow = Web3.to_checksum_address(self._config.token), self._config.escrow
-        free, staked, thawing, thaws_at = await self._view(
-            "Escrow", escrow, "balance", token, owner
-        )
-        allowance, expiry = await self._view("Escrow", escrow, "authorisation", owner, key, token)
-        (units,) = await self._view("Escrow", escrow, "unitsTaken", owner)
-        (tokens,) = await self._view("TestToken", self._config.token, "balanceOf", owner)
-        gas = number(await self._rpc.ask("eth_getBalance", key, "latest"))
+        """The ledger of one wallet: the contract's views at one block, and the logs up to it."""
+        head = (await self._rpc.head()).number
+        owner = AsyncWeb3.to_checksum_address(wallet)
+        key = AsyncWeb3.to_checksum_address(operator)
+        token = AsyncWeb3.to_checksum_address(self._config.token)
+        escrow, view = self._contracts.escrow.functions, self._contracts.view
+        free, staked, thawing, thaws_at = await view(escrow.balance(token, owner), head)
+        allowance, expiry = await view(escrow.authorisation(owner, key, token), head)
+        units = await view(escrow.unitsTaken(owner), head)
+        coin = self._contracts.at("TestToken", self._config.token).functions
+        tokens = await view(coin.balanceOf(owner), head)
+        gas = await self._rpc.ask("eth_getBalance", key, hex(head), read=number)
+        ledger = ledger_of(await self._history.of(wallet, head))
         return Account(
-            wallet=wallet, free=free, stake=staked, locked=0, thawing=thawing, thaws_at_s=thaws_at,
-            operator_allowance=allowance, operator_expires_at_s=expiry, tokens=tokens, gas=gas,
-            units=units,
+            wallet=wallet, free=free, stake=staked,
+            locked=ledger.locked(self._config.token, wallet),
+            thawing=thawing, thaws_at_s=thaws_at, operator_allowance=allowance,
+            operator_expires_at_s=expiry, tokens=tokens, gas=gas, units=units,
         )  # fmt: skip
 
+    def health(self) -> ChainHealth:
+        """The first of what keeps this node waiting, the worst first."""
+        follower, head = self._follower, self._follower.head
+        words, since = "", 0.0
+        unmined = self._sender.unmined()
+        if self._rpc.down_since:
+            words = self._rpc.endpoints.troubles() or "no endpoint answers"
+            since = self._rpc.down_since
+        elif follower.trouble:
+            words, since = follower.trouble, follower.trouble_since
+        elif head is not None and time.time() - follower.seen_at > NO_BLOCK_S:
+            words, since = f"no block after {head.number}", follower.seen_at
+        elif unmined and time.time() - unmined[0].since > UNMINED_S:
+            words = self._sender.trouble or f"{len(unmined)} transactions are not mined yet"
+            since = unmined[0].since
+        elif head is not None and head.at_s - follower.seen_at > CLOCK_SKEW_S:
+            ahead = round(head.at_s - follower.seen_at)
+            words = f"its clock is {ahead} s ahead of this machine's: set the clock"
+            since = follower.seen_at
+        return ChainHealth(
+            head.number if head else 0, head.at_s if head else 0, words, UnixTime(since)
+        )
 
-@asynccontextmanager
-async def open_chain(config: ChainConfig, operator_key: bytes) -> AsyncIterator[EthereumChain]:
-    """The chain, once its id and the contract's presence are checked. Raises ChainError."""
-    async with Rpc(config.urls) as rpc:
-        found = number(await rpc.ask("eth_chainId"))
-        if found != config.chain_id:
+    def statistics(self) -> dict[str, int]:
+        """Counters: transactions, reorganisations, and requests by endpoint."""
+        asked = {f"asked {one.name}": one.asked for one in self._rpc.endpoints.all}
+        failed = {f"failed {one.name}": one.failed for one in self._rpc.endpoints.all}
+        return {**self._sender.statistics(), **self._follower.counts, **asked, **failed}
+
+    async def burned(self) -> int:
+        """What was slashed and given to nobody."""
+        token = AsyncWeb3.to_checksum_address(self._config.token)
+        burned = await self._contracts.view(self._contracts.escrow.functions.burned(token))
+        return int(burned)
+
+    async def check(self) -> None:
+        """Ask the chain whether it is what the configuration says; keep what it answers.
+
+        Raises ChainError, WrongChainError among them.
+        """
+        await self._check_code()
+        await self._check_genesis()
+        escrow, view = self._contracts.escrow.functions, self._contracts.view
+        coin = self._contracts.at("TestToken", self._config.token).functions
+        try:
+            symbol, decimals = await view(coin.symbol()), await view(coin.decimals())
+            window, _, claim_window, _, _, _ = await view(escrow.limits())
+        except (RpcError, AnswerError) as problem:
             raise ChainError(
-                f"the RPC endpoint is on chain {found}, the configuration says {config.chain_id}",
-                hint="point rpc at the right network",
-            )
-        code = raw(await rpc.ask("eth_getCode", Web3.to_checksum_address(config.escrow), "latest"))
+                f"0x{self._config.token.hex()} is not a token", hint="check token"
+            ) from problem
+        self._info = ChainInfo(
+            domain=Domain(self._config.chain_id, self._config.escrow), token=self._config.token,
+            symbol=str(symbol)[:16], decimals=decimals, window_min_s=window,
+            claim_window_min_s=claim_window, explorer=self._config.explorer,
+        )  # fmt: skip
+        known = [self._info.symbol, decimals, window, claim_window]
+        await self._outbox.remember(_name(self._config), json.dumps(known).encode())
+
+    async def _check_code(self) -> None:
+        escrow = AsyncWeb3.to_checksum_address(self._config.escrow)
+        code = await self._rpc.ask("eth_getCode", escrow, "latest", read=raw)
         if not code:
             raise ChainError(
-                f"there is no contract at 0x{config.escrow.hex()} on chain {found}",
+                f"there is no contract at 0x{self._config.escrow.hex()} "
+                f"on chain {self._config.chain_id}",
                 hint="check escrow in the configuration",
             )
         if len(code) * 2 + 2 != len(artifact("Escrow")["deployedBytecode"]):
             raise ChainError("the contract there is not this version's escrow")
-        sender = Sender(rpc, operator_key, config.chain_id, config.fee_cap_wei)
-        chain = EthereumChain(config, rpc, sender, _nothing(config))
-        (symbol,) = await chain._view("TestToken", config.token, "symbol")
-        (decimals,) = await chain._view("TestToken", config.token, "decimals")
-        ((window, _, claim_window, _, _, _),) = await chain._view("Escrow", config.escrow, "limits")
-        chain._info = ChainInfo(
-            domain=Domain(config.chain_id, config.escrow), token=config.token,
-            symbol=str(symbol)[:16], decimals=decimals, window_min_s=window,
-            claim_window_min_s=claim_window, explorer=config.explorer,
+
+    async def _check_genesis(self) -> None:
+        """A local chain may be started anew under its old id: what was signed for it is void."""
+        first = await self._rpc.ask("eth_getBlockByNumber", "0x0", False, read=_hash)
+        known = await self._outbox.recall("genesis")
+        if known and first and known != first:
+            log.warning("another chain with the same id: transactions of the old one are dropped")
+            await self._outbox.clear()
+        if first:
+            await self._outbox.remember("genesis", first)
+
+    async def recall(self) -> bool:
+        """Take over what `check` found in a former run; False if it never did."""
+        known = await self._outbox.recall(_name(self._config))
+        if not known:
+            return False
+        symbol, decimals, window, claim_window = json.loads(known)
+        self._info = ChainInfo(
+            Domain(self._config.chain_id, self._config.escrow), self._config.token, symbol,
+            decimals, window, claim_window, self._config.explorer,
         )  # fmt: skip
-        yield chain
+        return True
+
+
+@asynccontextmanager
+async def open_chain(config: ChainConfig, operator_key: bytes) -> AsyncIterator[EthereumChain]:
+    """The chain, once its id and the contract's presence are checked. Raises ChainError.
+
+    A node that has seen this contract before starts without the chain too, and waits for it.
+    """
+    async with AsyncExitStack() as stack:
+        rpc = await stack.enter_async_context(Rpc(config.urls, config.chain_id, config.patience_s))
+        outbox = await stack.enter_async_context(open_outbox(config.outbox))
+        pace = Pace(
+            look_s=config.poll_s, resend_s=config.resend_s, stuck_s=config.stuck_s,
+            give_up_s=config.give_up_s,
+        )  # fmt: skip
+        sender = Sender(rpc, operator_key, config.chain_id, config.fee_cap_wei, outbox, pace)
+        chain = EthereumChain(config, rpc, sender, outbox, _nothing(config))
+        try:
+            await chain.check()
+        except WrongChainError:
+            raise
+        except ChainError as problem:
+            if not rpc.down_since or not await chain.recall():
+                raise
+            log.warning("the node starts without the chain, and waits for it", problem=str(problem))
+        await sender.load()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sender.run)
+            yield chain
+            nursery.cancel_scope.cancel()
 
 
 def _nothing(config: ChainConfig) -> ChainInfo:
     domain = Domain(config.chain_id, config.escrow)
     return ChainInfo(domain, config.token, "", 0, 0, 0, config.explorer)
+
+
+def _name(config: ChainConfig) -> str:
+    return f"info {config.chain_id} {config.escrow.hex()} {config.token.hex()}"
+
+
+def _hash(value: object) -> bytes:
+    """A block's hash; nothing where old blocks are not served."""
+    return raw(value["hash"]) if isinstance(value, dict) and "hash" in value else b""

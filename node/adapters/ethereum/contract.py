@@ -1,4 +1,4 @@
-"""Contract: the escrow's ABI. Orders to calldata, logs to facts, reverts to error names."""
+"""Contract: the escrow's ABI. Orders to calldata, reverts to error names; logs are in events.py."""
 
 from __future__ import annotations
 
@@ -10,28 +10,21 @@ from typing import Any
 
 from eth_utils.abi import collapse_if_tuple
 from web3 import Web3
-from web3.exceptions import Web3Exception
 
 from market.escrow import (
     Answer,
-    Answered,
-    ChainFact,
     ChainOrder,
     Challenge,
-    Challenged,
     Claim,
-    Claimed,
-    Closed,
     CloseSigned,
-    Closing,
+    Extend,
     Finalize,
     Open,
-    Opened,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
     Slash,
-    Slashed,
 )
 from market.signing import keccak
 from market.terms import Heartbeat, Settlement, Terms, Voucher
@@ -124,6 +117,14 @@ def calldata(order: ChainOrder) -> str:
     """An order as the escrow's calldata, in hex."""
     terms = terms_tuple(order.terms)
     match order:
+        case OpenMany(opens=opens):
+            return call(
+                "Escrow", "openMany", [terms_tuple(one.terms) for one in opens],
+                [one.requester_signature for one in opens],
+                [one.provider_signature for one in opens],
+            )  # fmt: skip
+        case Extend(extension=e, requester_signature=r, provider_signature=p):
+            return call("Escrow", "extend", terms, (e.agreement, e.deposit, e.duration_s), r, p)
         case Open(requester_signature=requester, provider_signature=provider):
             return call("Escrow", "open", terms, requester, provider)
         case Claim(voucher=voucher, signature=signature):
@@ -144,64 +145,3 @@ def calldata(order: ChainOrder) -> str:
             return call("Escrow", "answer", terms, _heartbeat(heartbeat), signature)
         case Slash():
             return call("Escrow", "slash", terms)
-
-
-_FACTS = ("Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
-
-
-@functools.cache
-def topics() -> dict[bytes, str]:
-    """The first topic of every event that is a fact, and its name."""
-    found = {}
-    for entry in artifact("Escrow")["abi"]:
-        if entry.get("type") == "event" and entry["name"] in _FACTS:
-            types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
-            found[keccak(f"{entry['name']}({types})".encode())] = entry["name"]
-    return found
-
-
-def fact(log: dict[str, Any], at_s: int, providers: dict[bytes, bytes]) -> ChainFact | None:
-    """The fact in one log; None for other events. `providers` remembers who provides what.
-
-    Raises ValueError if the log is not one of this ABI.
-    """
-    topic = bytes.fromhex(str(log["topics"][0])[2:])
-    name = topics().get(topic)
-    if name is None:
-        return None
-    try:
-        event = _contract("Escrow").events[name]().process_log(_typed_log(log))
-    except (Web3Exception, KeyError, TypeError) as problem:
-        raise ValueError(f"not a {name} log") from problem
-    said, tx = event["args"], bytes(event["transactionHash"])
-    id_ = bytes(said["id"])
-    match name:
-        case "Opened":
-            providers[id_] = bytes.fromhex(said["provider"][2:])
-            return Opened(id_, at_s, tx)
-        case "Claimed":
-            return Claimed(id_, said["paid"], tx)
-        case "Challenged":
-            return Challenged(id_, said["nonce"], said["deadline"], tx)
-        case "Answered":
-            return Answered(id_, tx)
-        case "Closing":
-            by_provider = providers.get(id_) == bytes.fromhex(said["by"][2:])
-            return Closing(id_, by_provider, said["deadline"], tx)
-        case "Closed":
-            return Closed(id_, said["paid"], said["refunded"], tx)
-        case _:
-            return Slashed(id_, said["slashed"], said["toVictim"], said["burned"], tx)
-
-
-def _typed_log(log: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "address": Web3.to_checksum_address(log["address"]),
-        "topics": [bytes.fromhex(topic[2:]) for topic in log["topics"]],
-        "data": bytes.fromhex(log["data"][2:]),
-        "blockNumber": int(log["blockNumber"], 16),
-        "transactionHash": bytes.fromhex(log["transactionHash"][2:]),
-        "transactionIndex": int(log["transactionIndex"], 16),
-        "blockHash": bytes.fromhex(log["blockHash"][2:]),
-        "logIndex": int(log["logIndex"], 16),
-    }

@@ -21,6 +21,7 @@ from node.adapters.ethereum.wallet import Wallet
 
 MNEMONIC = "test test test test test test test test test test test junk"
 CHAIN_ID = 31337
+KEYS = 10  # as many as anvil funds
 START_S = 20.0
 LIMITS = (2, 3600, 2, 86_400, 30 * 86_400, 60)
 """minWindow, maxWindow, minClaimWindow, maxClaimWindow, maxDuration, thawPeriod: seconds."""
@@ -34,22 +35,24 @@ class Devnet:
     escrow: bytes
     token: bytes
     keys: tuple[bytes, ...]
+    chain_id: int = CHAIN_ID
 
     @property
     def config(self) -> ChainConfig:
         """For `open_chain`."""
-        return ChainConfig((self.url,), CHAIN_ID, self.escrow, self.token, poll_s=0.25)
+        return ChainConfig((self.url,), self.chain_id, self.escrow, self.token, poll_s=0.25)
 
     def wallet(self, rpc: Rpc, index: int) -> Wallet:
         """The wallet of one test key."""
-        return Wallet(rpc, self.keys[index], CHAIN_ID, self.escrow, self.token)
+        return Wallet(rpc, self.keys[index], self.chain_id, self.escrow, self.token)
 
 
 def _dies_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -67,40 +70,54 @@ def test_keys(count: int) -> tuple[bytes, ...]:
 
 @asynccontextmanager
 async def run_devnet(
-    anvil: str | None = None, *, port: int = 0, block_time_s: int = 1
+    anvil: str | None = None, *, port: int = 0, block_time_s: float = 1, chain_id: int = CHAIN_ID
 ) -> AsyncIterator[Devnet]:
     """A chain that makes a block each `block_time_s` (0: one per transaction) until the exit.
 
+    With another chain id it stands in for that chain in a rehearsal.
+
     Raises ChainError if anvil is missing or does not start.
     """
+    port = port or free_port()
+    process = launch(anvil, port=port, block_time_s=block_time_s, chain_id=chain_id)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        yield await deploy(url, process, chain_id)
+    finally:
+        process.terminate()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(process.wait)
+
+
+def launch(
+    anvil: str | None = None, *, port: int, block_time_s: float = 1, chain_id: int = CHAIN_ID
+) -> subprocess.Popen[bytes]:
+    """The process of a local chain, which ends with ours. Raises ChainError if there is none."""
     program = anvil or os.environ.get("ANVIL", "anvil")
-    port = port or _free_port()
     command = [
         program, "--host", "127.0.0.1", "--port", str(port), "--silent", "--chain-id",
-        str(CHAIN_ID), "--mnemonic", MNEMONIC, "--hardfork", "cancun",
+        str(chain_id), "--mnemonic", MNEMONIC, "--hardfork", "cancun",
     ]  # fmt: skip
     if block_time_s:
         command += ["--block-time", str(block_time_s)]
     try:
-        process = subprocess.Popen(  # noqa: ASYNC220  # a fork, and it must get the death signal
+        return subprocess.Popen(  # a fork, and it must get the death signal
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL, preexec_fn=_dies_with_parent,
         )  # fmt: skip
     except OSError as problem:
         raise ChainError(f"{program} cannot be started", hint="run: ./run setup") from problem
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with Rpc((url,)) as rpc:
-            await _until_up(rpc, process)
-            keys = test_keys(8)
-            deployer = Wallet(rpc, keys[0], CHAIN_ID, bytes(20), bytes(20))
-            token = await deployer.deploy("TestToken")
-            escrow = await deployer.deploy("Escrow", LIMITS)
-        yield Devnet(url, escrow, token, keys)
-    finally:
-        process.terminate()
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(process.wait)
+
+
+async def deploy(url: str, process: subprocess.Popen[bytes], chain_id: int = CHAIN_ID) -> Devnet:
+    """Test token and escrow on a fresh local chain, by its first test key. Raises ChainError."""
+    async with Rpc((url,)) as rpc:
+        await _until_up(rpc, process)
+        keys = test_keys(KEYS)
+        deployer = Wallet(rpc, keys[0], chain_id, bytes(20), bytes(20))
+        token = await deployer.deploy("TestToken")
+        escrow = await deployer.deploy("Escrow", LIMITS)
+    return Devnet(url, escrow, token, keys, chain_id)
 
 
 async def _until_up(rpc: Rpc, process: subprocess.Popen[bytes]) -> None:
