@@ -32,6 +32,7 @@ from node.provider import Provider
 from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
+from node.standing import Standing
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -54,12 +55,19 @@ async def run_node(
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
     artifacts = Artifacts(ports.link, ports.blobs, _may_fetch(keeper))
     atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
-    shop = Shop(config, ports, keeper, lambda: atlas.here)
+    standing = Standing(ports.clock, keeper.notes)
+    keeper.witness = standing.witness
+    shop = Shop(
+        config, ports, keeper, lambda: atlas.here, lambda: standing.reliability_ppm(config.wallet)
+    )
     provider = Provider(config, ports, keeper, mail, artifacts, shop)
     bulletin = Bulletin(
-        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers
+        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
+        standing.reliability_ppm,
+    )  # fmt: skip
+    queue = Queue(
+        config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay, standing.paid_for
     )
-    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
     wishes = Wishes(ports, keeper, mail, bulletin, demands)

@@ -23,7 +23,8 @@ class MarketDesk:
         offers = sorted(
             self._bulletin.book.offers(), key=lambda o: (o.price_per_hour, o.peer, o.offer_id)
         )
-        return [offer_row(offer, self._money) for offer in offers]
+        believed = map(self._bulletin.book.believed, offers)
+        return [offer_row(offer, self._money) for offer in believed]
 
     def _money(self, amount: int) -> str:
         return format_money(amount, self._ports.chain.info.decimals)
