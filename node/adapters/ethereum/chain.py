@@ -96,6 +96,19 @@ class EthereumChain:
         """The ledger of one wallet: the contract's views at one block, and the logs up to it."""
         return await self._views.account(wallet, operator)
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """Two views at the newest block."""
+        head = await self._rpc.head()
+        owner = AsyncWeb3.to_checksum_address(wallet)
+        key = AsyncWeb3.to_checksum_address(operator)
+        token = AsyncWeb3.to_checksum_address(self._config.token)
+        escrow, view = self._contracts.escrow.functions, self._contracts.view
+        free, _, _, _ = await view(escrow.balance(token, owner), head.number)
+        if wallet == operator:
+            return int(free)
+        allowance, expiry = await view(escrow.authorisation(owner, key, token), head.number)
+        return int(min(free, allowance)) if expiry >= head.at_s else 0
+
     def health(self) -> ChainHealth:
         """The first of what keeps this node waiting, the worst first."""
         follower, head = self._follower, self._follower.head
