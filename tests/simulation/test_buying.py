@@ -105,9 +105,7 @@ async def test_the_plan_ranks_with_reasons_and_says_what_is_held(
             float(told["held"]) - float(best["cost"]["price"])
         )
         assert told["wallet"]["enough"]
-        assert told["explanation"]["removed"] == [
-            {"constraint": "price", "offers": 1, "alone": 1}
-        ]
+        assert told["explanation"]["removed"] == [{"constraint": "price", "offers": 1, "alone": 1}]
         assert world.ledger.live == {}, "nothing was bound"
         dear = await buyer.control.plans.plan(raw("work 5", max_hourly_cost="0.5"))
         assert (dear["ranking"], dear["estimate"], dear["held"]) == ([], None, "0")
