@@ -194,6 +194,11 @@ def _going(job: Job, members: tuple[Agreement, ...], now: UnixTime) -> Job:
         meter = sample(job.meter, first.id, _ms(now), first.report.progress_ppm, estimated)
         job = job if meter is job.meter else replace(job, meter=meter)
         return _to(job, JobState.RUNNING, "", now)
+    coming = [a.report.reason for a in members if a.report.work is WorkState.STAGING]
+    if any(coming):
+        # Not a line of the history, which is bounded and would be full of them.
+        reason = clip(next(filter(None, coming)))
+        return job if job.reason == reason else replace(job, reason=reason)
     if job.state is JobState.STARTING and all(a.phase is Phase.RUNNING for a in members):
         return _to(job, JobState.STARTING, "funded; the provider prepares it", now)
     return job

@@ -212,6 +212,24 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Dial:
+    """First frame on a `tunnel` channel, requester to provider: connect me to this port of the
+    job. Not enveloped: the channel itself is authenticated."""
+
+    agreement: Hash
+    port: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """Answer on a `tunnel` channel: an empty code, and the bytes follow in frames both ways, an
+    empty frame being the end of one way; or why not: `not-running`, `not-listening`, `refused`."""
+
+    code: Text64
+    message: Text256
+
+
+@dataclass(frozen=True, slots=True)
 class Sync:
     """Direct, on connect: the digests of live offers held here, for the other to fill gaps."""
 

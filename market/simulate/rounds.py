@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import accumulate
 
-from market.policy.finish import Standing
+from market.errors import LimitError
+from market.policy.finish import CAREFUL, Standing, left_s
 from market.simulate.training import Throughputs, Training, profile_s, rescaled, wanted_batch
 
 ROUND_S = 120.0
@@ -26,10 +28,14 @@ class Knowledge(Enum):
 
     PROFILE: the seconds of each epoch with its coming batch sizes, as Shockwave is given them.
     PROGRESS: only the steps left at the speed of now, as any job reports them.
+    DECLARED: until a job has run, what its requester declared; from then on as PROGRESS.
+    BLIND: what was declared and how long it ran; the job reports nothing.
     """
 
     PROFILE = "profile"
     PROGRESS = "progress"
+    DECLARED = "declared"
+    BLIND = "blind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,9 @@ class _Live:
     job: RoundJob
     training: Training
     met: int
+    declared_s: float
+    longest_s: float
+    left: tuple[float, ...]  # seconds of the profile from each epoch on
     run_s: float = 0.0
     finish_s: float | None = None
 
@@ -116,9 +125,16 @@ def run_rounds(
     *,
     round_s: float = ROUND_S,
     knowledge: Knowledge = Knowledge.PROFILE,
+    declared_s: Mapping[int, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RoundRun:
-    """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total)."""
+    """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total).
+
+    Raises LimitError where that takes more than ROUNDS_MAX rounds.
+
+    `declared_s` is what requesters say of each job's duration, by id; without it they are right.
+    """
+    said = declared_s or {}
     coming = sorted(jobs, key=lambda job: (job.arrival_s, job.job_id), reverse=True)
     live: dict[int, _Live] = {}
     finish: dict[int, float] = {}
@@ -131,7 +147,10 @@ def run_rounds(
             job = coming.pop()
             for other in live.values():
                 other.met += 1
-            live[job.job_id] = _Live(job, job.training, met=len(live) + 1)
+            alone = job.isolated_s
+            declared, longest = said.get(job.job_id, alone), int(alone * OVERTIME)
+            left = _sums(job.profile) if knowledge is Knowledge.PROFILE else ()
+            live[job.job_id] = _Live(job, job.training, len(live) + 1, declared, longest, left)
         if not live:
             if not coming:
                 return RoundRun(tuple(jobs), units, finish, tuple(rounds), busy, moves, cut_off)
@@ -148,7 +167,7 @@ def run_rounds(
             moves += resumed and state.run_s > 0
             ran = _run(state, throughputs, round_s, now, resumed=resumed)
             busy += ran * state.job.units
-            overtime = state.run_s > int(state.job.isolated_s * OVERTIME)
+            overtime = state.run_s > state.longest_s
             if state.training.steps_left <= 0 or overtime:
                 cut_off += state.training.steps_left > 0
                 assert state.finish_s is not None
@@ -159,12 +178,25 @@ def run_rounds(
         now += length
         if progress is not None:
             progress(len(finish), len(jobs))
-    raise AssertionError("the planner never finished the trace")
+    raise LimitError(
+        f"the trace is not done after {ROUNDS_MAX} rounds of {round_s:g} s",
+        hint="look for a job that takes for ever, or give more --units",
+    )
+
+
+def _sums(profile: tuple[float, ...]) -> tuple[float, ...]:
+    """What is left before each epoch and after the last; summed once, not in every round."""
+    return tuple(accumulate(reversed(profile), initial=0.0))[::-1]
 
 
 def _span(state: _Live, throughputs: Throughputs, round_s: float) -> float:
     speed = _speed(state.training, throughputs)
-    return min(int(speed * round_s), state.training.steps_left) / speed
+    return _steps(state.training, speed, round_s) / speed
+
+
+def _steps(training: Training, speed: float, round_s: float) -> int:
+    """Whole steps in one round; a step longer than a round is run to its end."""
+    return min(max(1, int(speed * round_s)), training.steps_left)
 
 
 def _speed(training: Training, throughputs: Throughputs) -> float:
@@ -178,7 +210,7 @@ def _run(
     training = state.training
     speed = _speed(training, throughputs)
     wish = wanted_batch(training)
-    steps = min(int(speed * round_s), training.steps_left)
+    steps = _steps(training, speed, round_s)
     ran = steps / speed
     state.finish_s = now + ran
     if resumed and ran > round_s - NEARLY_A_ROUND_S:
@@ -194,15 +226,29 @@ def _run(
 
 def _seen(state: _Live, knowledge: Knowledge, throughputs: Throughputs, ran_last: bool) -> Standing:
     job, training = state.job, state.training
+    unseen = knowledge is Knowledge.DECLARED and not state.run_s
     if knowledge is Knowledge.PROFILE:
         count = len(job.profile)
         done = min(count, training.steps_run * count // max(1, training.steps))
-        alone, left = job.isolated_s, sum(job.profile[done:])
+        alone, left = state.left[0], state.left[done]
+    elif knowledge is Knowledge.BLIND:
+        low, high = (left_s(state.declared_s, state.run_s, one) for one in CAREFUL)
+        alone, left = state.run_s + low, high
+    elif unseen:
+        alone = left = state.declared_s
     else:
         left = training.steps_left / _speed(training, throughputs)
         alone = state.run_s + left
     return Standing(
-        job.job_id, job.requester, job.arrival_s, job.units, alone, left, state.met, ran_last
+        job.job_id,
+        job.requester,
+        job.arrival_s,
+        job.units,
+        alone,
+        left,
+        state.met,
+        ran_last,
+        measured=not unseen,
     )
 
 

@@ -135,7 +135,7 @@ class Shopper:
         manifest = self._manifest(quote.demand_id, quote.terms.timing.duration_s)
         assert digest(manifest) == quote.terms.job
         mine = self.signer.sign_digest(id_)
-        await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, ()))
+        await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, (), 0, 1))
         try:
             await self.chain.submit(Open(quote.terms, mine, quote.provider_signature))
         except ChainRefusedError as problem:
