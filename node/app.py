@@ -39,6 +39,9 @@ from node.standing import Standing
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.tunnels.enter import Entrance
+from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.execute import ExecutionServer
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -92,7 +95,8 @@ async def run_node(
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    dialler = Dialler(keeper, ports.link)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
         if isinstance(duty, Submit):
@@ -111,7 +115,7 @@ async def run_node(
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
+        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler, entrance)
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)
