@@ -36,6 +36,7 @@ from node.staging import Stager
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.tunnels.egress import Egress
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -91,6 +92,7 @@ async def run_node(
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(_look_round, images)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
         rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
