@@ -160,8 +160,6 @@ def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
         case Answered():
             return replace(a, challenge_nonce=0, challenge_deadline_s=0, answered=True)
         case Closing(by=by, deadline_s=deadline_s):
-            if a.ended:
-                return a
             by_provider = by == a.terms.parties.provider
             return replace(
                 _closing(a, now, Ending.WITHDRAWN if by_provider else Ending.CANCELLED),

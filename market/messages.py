@@ -100,8 +100,8 @@ class Accept:
     requester_signature: ChainSignature
     manifest: Manifest
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
-    rank: U8  # of a gang: which node this is, from 0
-    num_nodes: U8
+    rank: U8 = 0  # of a gang: which node this is
+    num_nodes: U8 = 1
 
 
 @dataclass(frozen=True, slots=True)

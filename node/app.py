@@ -18,6 +18,8 @@ from market.duties import Duty, Submit
 from market.errors import ChainError, ChainRefusedError
 from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
+from node.atlas import NOTE as PLACE_NOTE
+from node.atlas import Atlas
 from node.bulletin import Bulletin
 from node.config import Config
 from node.control import Control, Rooms
@@ -25,7 +27,7 @@ from node.demands import Demands
 from node.holdings import Holdings
 from node.images import Images
 from node.inbox import Inbox
-from node.keeper import Keeper
+from node.keeper import Keeper, Noted
 from node.mail import Mail
 from node.ports import ChainBatch, Ports
 from node.provider import Provider
@@ -42,6 +44,8 @@ from node.wishes import Wishes
 log = structlog.get_logger("node")
 TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
 LOOK_ROUND_S = 5.0
+MEASURE_S = 5.0  # a map needs some dozens of samples of each neighbour, and then only upkeep
+NOTE_ROUNDS = 30  # measurements between two notes in the journal
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
 
 
@@ -57,6 +61,7 @@ async def run_node(
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
     holdings = Holdings(keeper, ports.clock)
     artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
+    atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
 
     def who_has(image: bytes) -> list[bytes]:
         heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
@@ -66,9 +71,11 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    shop = Shop(config, ports, keeper, images)
+    shop = Shop(config, ports, keeper, images, lambda: atlas.here)
     provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
-    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, shop.offers)
+    bulletin = Bulletin(
+        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers
+    )
     queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
@@ -91,9 +98,11 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
+        nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(_look_round, images)
+        nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
         rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
         control = Control(config, ports, rooms)
@@ -116,11 +125,29 @@ async def _trade(
         await trio.sleep(TRADE_PAUSE_S)
 
 
+async def _examine(shop: Shop, bulletin: Bulletin) -> None:
+    """A machine that lets strangers' code out must not advertise."""
+    await shop.examine()
+    bulletin.stir()
+
+
 async def _look_round(images: Images) -> None:
     """See now and then what is cached here."""
     while True:
         await images.look()
         await trio.sleep(LOOK_ROUND_S)
+
+
+async def _measure(atlas: Atlas, keeper: Keeper) -> None:
+    """Find out where this node is: often at first, then now and then; the journal remembers."""
+    rounds = 0
+    while True:
+        before = atlas.note()
+        atlas.measure()
+        rounds += 1
+        if rounds % NOTE_ROUNDS == 0 and atlas.note() != before:
+            await keeper.post(Noted(PLACE_NOTE, atlas.note()))
+        await trio.sleep(MEASURE_S if rounds > NOTE_ROUNDS else 1.0)
 
 
 async def _follow_chain(ports: Ports, keeper: Keeper) -> None:

@@ -16,6 +16,7 @@ from node.adapters.devices.declared import Declared
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.disk.logs import Logs
+from node.adapters.engine.driver import EngineSandbox
 from node.adapters.ethereum.chain import ChainConfig, open_chain
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.libp2p.host import NetworkConfig
@@ -79,7 +80,9 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
             settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
-            sandbox = OciSandbox(settings, blobs, devices)
+            make = OciSandbox if settings.driver == "oci" else EngineSandbox
+            # It may ask an engine over a socket, or wake what a killed node left asleep.
+            sandbox = await trio.to_thread.run_sync(make, settings, blobs, devices)
         network = await stack.enter_async_context(run_network(network_config, signer.seed, clock))
         ports = Ports(
             gossip=network,

@@ -63,6 +63,7 @@ class PeerInfo:
     outbound: bool
     rtt_us: int | None
     connected_at: UnixTime
+    strikes: float = 0.0  # misbehaviour counted now; at the network's limit it is cut off
 
 
 class Channel(Protocol):

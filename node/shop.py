@@ -21,7 +21,7 @@ from market.units import UnixTime
 from node.config import Config, Selling
 from node.images import Images
 from node.keeper import Keeper, Noted
-from node.ports import Ports, Unit
+from node.ports import Check, Ports, Unit
 
 log = structlog.get_logger("shop")
 START_UP_MS = 1500  # stated until this machine has measured its own
@@ -102,6 +102,7 @@ class Shop:
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
         self._images = images
+        self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
 
     # Changed without a restart.
@@ -128,10 +129,27 @@ class Shop:
         await self._keeper.heed(Noted(MODE_NOTE, mode.value.encode()))
         log.info("shop", mode=mode.value)
 
+    async def examine(self) -> None:
+        """Ask the sandbox whether this machine may run strangers' code.
+
+        It sells nothing until then, and after that only if every critical check is well.
+        """
+        if self.selling is None:
+            return
+        self.checks = await self._ports.sandbox.preflight()
+        for check in self.unfit:
+            log.error("not fit to sell", check=check.name, found=check.sentence, fix=check.fix)
+
+    @property
+    def unfit(self) -> tuple[Check, ...]:
+        """The checks that keep this node from selling."""
+        return tuple(one for one in self.checks or () if one.critical and not one.ok)
+
     @property
     def sells(self) -> bool:
         """Whether demands are answered now."""
-        return self.selling is not None and self.mode is Mode.OPEN
+        examined = self.checks is not None and not self.unfit
+        return self.selling is not None and self.mode is Mode.OPEN and examined
 
     @property
     def drained(self) -> bool:

@@ -55,11 +55,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("market.defrag",),
     ("market.policy", "market.contest"),
-    ("market.simulate", "market.simulate.training"),
+    ("market.simulate", "market.simulate.training", "market.simulate.churn"),
     ("market.simulate.rounds",),
     ("market.simulate.jobs",),
     ("market.simulate.readers", "market.simulate.queueing"),
-    ("market.simulate.metrics", "market.simulate.placing"),
+    ("market.simulate.metrics", "market.simulate.placing", "market.simulate.moving"),
     ("market.simulate.planners",),
     # market, agreements and jobs
     ("market.agreement",),
@@ -67,7 +67,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas"),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
     ("node.holdings", "node.tunnels", "node.tunnels.splice"),
@@ -86,6 +86,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.market",
         "node.desk.money",
         "node.desk.network",
+        "node.desk.earning",
         "node.desk.series",
         "node.desk.wallet",
         "node.desk.gauges",
@@ -99,7 +100,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters",
         "node.adapters.libp2p.*",
         "node.adapters.ethereum.*",
-        "node.adapters.engine.*",
         "node.adapters.oci.*",
         "node.adapters.sqlite.*",
         "node.adapters.disk.*",
@@ -109,6 +109,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters.registry.*",
         "node.adapters.outside.*",
     ),
+    ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
     ("node.live",),
     ("node.cli.selling",),
@@ -123,6 +124,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 # An adapter fills a port: it may know the rules' words, its port and its settings, and no more.
 ADAPTERS_MAY_KNOW = ("market", "node.ports", "node.config")
+# One room more, for one that is the same house with another who makes the containers.
+ADAPTERS_MAY_ALSO_KNOW = {"node.adapters.engine": "node.adapters.oci"}
 
 PURE = "market/"
 IMPURE_MODULES = frozenset(
@@ -183,7 +186,7 @@ LONG_FILES: dict[str, int] = {
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
 }  # path: lines, for the few that are better whole; say why
 LONG_FUNCTIONS: dict[str, int] = {
-    "node/cli/simulate.py:simulate": 110,  # its signature and help are two thirds of it
+    "node/cli/simulate.py:simulate": 115,  # its signature and help are two thirds of it
 }  # path:function: lines, likewise
 
 TODO_WITHOUT_NUMBER = re.compile(r"(#|//)\s*(TODO|FIXME|XXX)\b(?!\s*\(?#\d)")
@@ -285,8 +288,15 @@ def adapters_hold_no_rules(file: SourceFile) -> Iterator[str]:
     if not file.is_in("node/adapters/"):
         return
     own = floor_entry(file.module)
+    also = [
+        known
+        for room, known in ADAPTERS_MAY_ALSO_KNOW.items()
+        if f"{file.module}.".startswith(f"{room}.")
+    ]
     for line, name, _ in imports(file, is_module_here):
-        known = any(name == one or name.startswith(f"{one}.") for one in ADAPTERS_MAY_KNOW)
+        known = any(
+            name == one or name.startswith(f"{one}.") for one in (*ADAPTERS_MAY_KNOW, *also)
+        )
         at_home = name == "node.adapters" or floor_entry(name) == own
         if is_ours(name) and not known and not at_home:
             yield f"{file.path}:{line}: an adapter imports {name}; it may know its port only"
@@ -494,7 +504,7 @@ BROKEN = (
     (imports_go_down, "market/terms.py", "from . import units", "relative import"),
     (imports_go_down, "market/nowhere.py", "", "stands on no floor; add it to FLOORS"),
     (imports_go_down, "market/policy/fair.py", "import market.policy.load", "sideways to its twin"),
-    (imports_go_down, "node/adapters/oci.py", "import node.adapters.engine", "sideways"),
+    (imports_go_down, "node/adapters/oci.py", "import node.adapters.disk", "sideways"),
     (imports_go_down, "node/adapters/oci/mounts.py", "import node.adapters.oci.cgroups", ""),
     (imports_go_down, "node/keeper.py", "from node.adapters.sqlite import Journal", "imports up"),
     (imports_go_down, "node/ports.py", "from tests import world", "is not shipped"),

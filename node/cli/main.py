@@ -43,6 +43,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "wallet": ("node.cli.reports:wallet", "Show the money in the escrow."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
+        "provider": ("node.cli.provider:provider", "Sell this machine's units."),
     },
 }
 """Every command by its group, named rather than imported: `souk ps` loads only what it needs."""

@@ -32,6 +32,7 @@ _CHAINS: Final = {
     "base-sepolia": (84532, ("https://sepolia.base.org",)),
     "custom": (0, ()),
 }
+DRIVERS: Final = ("oci", "engine")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -52,7 +53,9 @@ class SandboxSettings:
     `instance` and `uid_base` keep the nodes of one machine apart.
     """
 
-    runtime: str = "runc"
+    driver: str = "oci"
+    runtime: str = ""
+    socket: Path = Path("/run/docker.sock")
     state: Path | None = None
     run_dir: Path = Path("/run/gridsouk")
     instance: str = "node"
@@ -262,7 +265,9 @@ def _sandbox(raw: Any) -> SandboxSettings:
     table = _table(raw)
     _known(table, frozenset(field.name for field in fields(SandboxSettings)), "sandbox.")
     return SandboxSettings(
-        runtime=_get(table, "runtime", _text, "runc"),
+        driver=_get(table, "driver", _one_of(DRIVERS), "oci"),
+        runtime=_get(table, "runtime", _text, ""),
+        socket=_get(table, "socket", _path, Path("/run/docker.sock")),
         state=_get(table, "state", _path, None),
         run_dir=_get(table, "run_dir", _path, Path("/run/gridsouk")),
         instance=_get(table, "instance", _text, "node"),

@@ -22,6 +22,7 @@ from node.web.routes.market import market_routes
 from node.web.routes.metrics import metrics_routes
 from node.web.routes.money import money_routes
 from node.web.routes.network import network_routes
+from node.web.routes.provider import provider_routes
 from node.web.routes.session import session_routes
 from node.web.routes.wallet import wallet_routes
 from node.web.sessions import Sessions
@@ -42,6 +43,7 @@ def make_app(control: Control, sessions: Sessions, images: Path | None = None) -
         money_routes,
         network_routes,
         metrics_routes,
+        provider_routes,
         wallet_routes,
     ):
         app.include_router(routes(control))

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
+from trio._core import _run
 
 from market.agreement import Role
 from market.job import Job
@@ -215,6 +216,7 @@ async def open_world(
     seed: int, *, loss: float = 0.0, chain_loss: float = 0.0
 ) -> AsyncIterator[World]:
     """A world whose chain makes blocks; everything in it ends with the block."""
+    _run._r.seed(seed)  # trio's own dice: in which order tasks that are ready go on
     world = World(seed, loss=loss, chain_loss=chain_loss)
     async with trio.open_nursery() as nursery:
         world.nursery = nursery
