@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market.errors import SpecError
+from market.limits import EGRESS_MAX
+from market.reach import parse_target
 from market.units import parse_duration_s, parse_money, parse_size_mib
 from node.cli.selling import AMOUNTS, ProviderSettings, UnitGroup, to_selling
 
@@ -201,7 +203,16 @@ _RATES: Final = ("inet_up", "inet_down")
 _DURATIONS: Final = ("min_duration", "max_duration", "grace")
 _PROVIDER: Final = frozenset(
     (*AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
-) | {"cpu_cores", "geolocation", "policy", "placement", "preemptible", "units"}
+) | {
+    "cpu_cores",
+    "geolocation",
+    "policy",
+    "placement",
+    "preemptible",
+    "units",
+    "egress",
+    "egress_max",
+}
 
 
 def _provider(raw: Any) -> ProviderSettings:
@@ -222,6 +233,8 @@ def _provider(raw: Any) -> ProviderSettings:
         ("placement", "placement", _one_of(PLACEMENTS)),
         ("preemptible", "preemptible", _flag),
         ("units", "units", _units),
+        ("egress", "egress", _targets),
+        ("egress_max", "egress_mib_max", parse_size_mib),
     ]
     for key, name, read in readers:
         if key in table:
@@ -260,6 +273,12 @@ def _sandbox(raw: Any) -> SandboxSettings:
         instance=_get(table, "instance", _text, "node"),
         uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
     )
+
+
+def _targets(raw: Any) -> tuple[str, ...]:
+    if len(found := _texts(raw)) > EGRESS_MAX:
+        raise SettingsError(f"at most {EGRESS_MAX} targets")
+    return tuple(dict.fromkeys(str(parse_target(text)) for text in found))
 
 
 def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
