@@ -6,7 +6,7 @@ said in `market/duties`. It knows no clock, network, chain or sandbox.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Final
 
@@ -106,6 +106,8 @@ class Agreement:
     created_at_ms: U63
     preemptible: bool = False  # the demand allowed it, and the offer was sold so
     grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
+    rank: U8 = 0  # which node of a gang of num_nodes it is
+    num_nodes: U8 = 1
     bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE
@@ -115,6 +117,12 @@ class Agreement:
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)] = ()
     acknowledged: bool = False  # requester: the provider has our acceptance
     opened_at_s: U40 = 0
+    # What an extension adds to deposit and duration: on chain, and asked for by the requester.
+    extra_deposit: U96 = 0
+    extra_duration_s: U32 = 0
+    asked_extra_s: U32 = 0
+    extension_signature: ChainSignature = b""  # the provider's, for what is asked
+    extension_refused: bool = False
     # The work: the provider's own findings, or what the requester was told.
     report: Report = NOTHING_YET
     metered_s: U32 = 0
@@ -153,6 +161,18 @@ class Agreement:
     challenge_tx: Annotated[bytes, Count(0, 32)] = b""
     slash_tx: Annotated[bytes, Count(0, 32)] = b""
     close_tx: Annotated[bytes, Count(0, 32)] = b""
+
+    @property
+    def extended(self) -> Terms:
+        """The terms as the money is counted by: with what extensions added. Never signed."""
+        if not (self.extra_deposit or self.extra_duration_s):
+            return self.terms
+        money, timing = self.terms.money, self.terms.timing
+        return replace(
+            self.terms,
+            money=replace(money, deposit=money.deposit + self.extra_deposit),
+            timing=replace(timing, duration_s=timing.duration_s + self.extra_duration_s),
+        )
 
     @property
     def ended(self) -> bool:

@@ -18,6 +18,7 @@ from market.escrow import (
     Claimed,
     Closed,
     Closing,
+    Extended,
     Opened,
     Slashed,
 )
@@ -33,6 +34,9 @@ from market.events import (
     Collected,
     ContactFailed,
     Event,
+    ExtendWanted,
+    ExtensionRefused,
+    ExtensionSigned,
     Halted,
     LogPulled,
     Looked,
@@ -65,7 +69,16 @@ from market.voucher import seconds_covered
 def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
     """The agreement after `event`; the same object if the event changes nothing."""
     match event:
-        case Opened() | Claimed() | Challenged() | Answered() | Closing() | Closed() | Slashed():
+        case (
+            Opened()
+            | Extended()
+            | Claimed()
+            | Challenged()
+            | Answered()
+            | Closing()
+            | Closed()
+            | Slashed()
+        ):
             after = _on_chain(agreement, event, now)
         case Accepted() | Acknowledged() | Released() | StopAsked() | OrderRefused():
             after = _on_bargain(agreement, event, now)
@@ -75,14 +88,12 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_beat(agreement, event, now)
         case PayMade() | PayTaken() | PayHeard():
             after = _on_pay(agreement, event)
-        case CheckpointPulled(checkpoint):
-            after = replace(agreement, checkpoint=checkpoint)
-        case LogPulled(offset):
-            after = replace(agreement, log_have=max(agreement.log_have, offset))
+        case CheckpointPulled() | LogPulled() | ResultsPulled():
+            after = _on_fetched(agreement, event)
+        case ExtendWanted() | ExtensionSigned() | ExtensionRefused():
+            after = _on_extension(agreement, event)
         case Preempted(reason):
             after = _preempted(agreement, reason)
-        case ResultsPulled():
-            after = replace(agreement, delivered=True)
         case NonceDrawn(nonce):
             assert 0 < nonce < 2**48, "a nonce of 48 bits, never zero"
             after = agreement if agreement.nonce else replace(agreement, nonce=nonce)
@@ -99,22 +110,36 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
     return agreement if after == agreement else after
 
 
+def _on_fetched(a: Agreement, event: CheckpointPulled | LogPulled | ResultsPulled) -> Agreement:
+    match event:
+        case CheckpointPulled(checkpoint):
+            return replace(a, checkpoint=checkpoint)
+        case LogPulled(offset):
+            return replace(a, log_have=max(a.log_have, offset))
+        case ResultsPulled():
+            return replace(a, delivered=True)
+        case _:
+            assert_never(event)
+
+
 def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
-    if not a.opened_at_s and not isinstance(fact, Opened):
-        return a  # nothing of ours was at stake
+    late = a.ended and isinstance(fact, Challenged | Closing | Closed)
+    if late or (not a.opened_at_s and not isinstance(fact, Opened)):
+        return a  # nothing of ours is at stake
     match fact:
         case Opened(at_s=at_s, tx=tx):
             if a.opened_at_s:
                 return a
-            late = a.phase is Phase.VOID
-            return replace(a, phase=Phase.CLOSING if late else Phase.RUNNING,
-                           ending=_or(a.ending, Ending.CANCELLED) if late else a.ending,
+            given_up = a.phase is Phase.VOID
+            return replace(a, phase=Phase.CLOSING if given_up else Phase.RUNNING,
+                           ending=_or(a.ending, Ending.CANCELLED) if given_up else a.ending,
                            opened_at_s=at_s, open_tx=tx, heard_at_ms=_ms(now))  # fmt: skip
+        case Extended(extra_deposit=deposit, extra_duration_s=longer_s):
+            return replace(a, extra_deposit=max(a.extra_deposit, deposit),
+                           extra_duration_s=max(a.extra_duration_s, longer_s))  # fmt: skip
         case Claimed(paid=paid):
             return replace(a, paid=max(a.paid, paid))
         case Challenged(nonce=nonce, deadline_s=deadline_s, tx=tx):
-            if a.ended:
-                return a
             return replace(
                 a, challenge_nonce=nonce, challenge_deadline_s=deadline_s, challenge_tx=tx
             )
@@ -134,8 +159,6 @@ def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
         case Slashed(slashed=slashed, to_victim=to_victim, tx=tx):
             return replace(a, slashed=slashed, to_victim=to_victim, slash_tx=tx)
         case Closed(paid=paid, refunded=refunded, tx=tx):
-            if a.ended:
-                return a
             end = Phase.SLASHED if a.slashed else Phase.SETTLED
             return replace(a, phase=end, paid=paid, refunded=refunded, close_tx=tx,
                            ending=_or(a.ending, Ending.FINISHED),
@@ -150,13 +173,14 @@ def _on_bargain(
     now: UnixTime,
 ) -> Agreement:
     match event:
-        case Accepted(signature, manifest, secrets):
+        case Accepted(signature, manifest, secrets, rank, nodes):
             if a.manifest is not None or a.phase not in (Phase.QUOTED, Phase.RUNNING):
                 return a
             phase = Phase.CONFIRMED if a.phase is Phase.QUOTED else a.phase
             return replace(
-                a, phase=phase, requester_signature=signature, manifest=manifest, secrets=secrets
-            )
+                a, phase=phase, requester_signature=signature, manifest=manifest, secrets=secrets,
+                rank=rank, num_nodes=nodes,
+            )  # fmt: skip
         case Acknowledged():
             return replace(a, acknowledged=True)
         case Released(reason):
@@ -164,17 +188,40 @@ def _on_bargain(
                 return _void(a, reason, now)
             return a
         case StopAsked(ending, reason):
-            if a.phase not in (Phase.QUOTED, Phase.CONFIRMED, Phase.RUNNING):
+            if a.phase is Phase.CLOSING or a.ended or a.ending is not Ending.NONE:
                 return a
-            return (
-                a if a.ending is not Ending.NONE else replace(a, ending=ending, reason=clip(reason))
-            )
+            if a.phase is not Phase.RUNNING and a.role is Role.PROVIDER:
+                # The units need not wait for `open_by_s`: the unit map keeps a late opening away.
+                return _void(a, reason, now)
+            return replace(a, ending=ending, reason=clip(reason))
+        case OrderRefused("Extend", _):
+            return replace(a, extension_refused=True)
         case OrderRefused("Open", reason):
-            if a.phase is not Phase.CONFIRMED:
+            # Opened already, says the contract: then its fact is on the way.
+            if a.phase is not Phase.CONFIRMED or reason.endswith("WrongStatus"):
                 return a
             return _void(a, f"the escrow refused to open it: {reason}", now)
         case OrderRefused():
             return replace(a, refusals=min(a.refusals + 1, 255))
+        case _:
+            assert_never(event)
+
+
+def _on_extension(
+    a: Agreement, event: ExtendWanted | ExtensionSigned | ExtensionRefused
+) -> Agreement:
+    """What the requester wants and the provider says of it; the chain alone makes it so."""
+    match event:
+        case ExtendWanted(extra_s):
+            if extra_s <= a.asked_extra_s or a.phase is not Phase.RUNNING:
+                return a
+            return replace(
+                a, asked_extra_s=extra_s, extension_signature=b"", extension_refused=False
+            )
+        case ExtensionSigned(extra_s, signature):
+            return a if extra_s != a.asked_extra_s else replace(a, extension_signature=signature)
+        case ExtensionRefused():
+            return replace(a, extension_refused=True)
         case _:
             assert_never(event)
 
@@ -329,7 +376,7 @@ def _requester_time(a: Agreement, now: UnixTime) -> Agreement:
         # The provider settles after the last voucher; results may take longer to arrive.
         patience_s = DELIVER_MAX_S if _delivering(a) else FINAL_GRACE_S
         return _closing(a, now, a.ending) if waited_s >= patience_s else a
-    end_s = a.opened_at_s + a.terms.timing.duration_s
+    end_s = a.opened_at_s + a.extended.timing.duration_s
     if now >= end_s + FINAL_GRACE_S:
         return replace(a, ending=Ending.EXPIRED, reason="the agreed duration is over",
                        ended_at_ms=_ms(now))  # fmt: skip
@@ -343,12 +390,12 @@ def _requester_time(a: Agreement, now: UnixTime) -> Agreement:
 def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
     """When a provider stops: not paid, time over, no manifest; and when it goes to the chain."""
     if a.ending is Ending.NONE:
-        covered_s = seconds_covered(a.terms, a.promised)
+        covered_s = seconds_covered(a.extended, a.promised)
         exposed_s = a.metered_s - covered_s
         if exposed_s > a.terms.timing.offline_allowance_s + LOST_INTERVALS * a.interval_s:
             return replace(a, ending=Ending.UNPAID, reason=f"{exposed_s} s are not paid for",
                            ended_at_ms=_ms(now))  # fmt: skip
-        if now >= a.opened_at_s + a.terms.timing.duration_s:
+        if now >= a.opened_at_s + a.extended.timing.duration_s:
             return replace(a, ending=Ending.EXPIRED, reason="the agreed duration is over",
                            ended_at_ms=_ms(now))  # fmt: skip
         if a.manifest is None and now >= a.opened_at_s + a.terms.timing.start_grace_s:

@@ -46,20 +46,34 @@ def _read(columns: Columns, query: Query, k: int, is_cached: CachedTest) -> Rows
     """
     assert k > 0, "the best none are not looked for"
     blocks, bounds = promising(columns, query)
-    kept: Rows | None = None
-    done, step = 0, FIRST_BLOCKS + k // columns.block
-    while done < len(blocks):
-        worst = np.inf
-        if kept is not None and len(kept.slots) >= k:
-            worst = float(np.partition(kept.total, k - 1)[k - 1])
-        step_end = min(done + step, int(np.searchsorted(bounds, worst, side="right")))
-        if step_end <= done:
+    step = FIRST_BLOCKS + k // columns.block
+    if len(blocks) <= step:
+        return _certain(columns, query, evaluate(columns, query, blocks, is_cached), k, is_cached)
+    order = np.argpartition(bounds, step)
+    first, rest = order[:step], order[step:]
+    rows = evaluate(columns, query, blocks[first], is_cached)
+    kept = _certain(columns, query, rows, k, is_cached)
+    # Most blocks are worse than what the first few held, so only the others are put in order.
+    rest = rest[bounds[rest] <= _worst(kept, k)]
+    rest = rest[np.argsort(bounds[rest])]
+    done = 0
+    while done < len(rest):
+        step *= 2
+        until = min(done + step, int(np.searchsorted(bounds[rest], _worst(kept, k), side="right")))
+        if until <= done:
             break
-        rows = evaluate(columns, query, blocks[done:step_end], is_cached)
+        rows = evaluate(columns, query, blocks[rest[done:until]], is_cached)
         rows = _certain(columns, query, rows, k, is_cached)
-        kept = rows if kept is None else _joined(_cut(kept, k), rows)
-        done, step = step_end, step * 2
-    return kept if kept is not None else _nothing()
+        kept = _joined(_cut(kept, k), rows)
+        done = until
+    return kept
+
+
+def _worst(rows: Rows, k: int) -> float:
+    """The total of the k-th best row; infinite while there are fewer."""
+    if len(rows.total) < k:
+        return np.inf
+    return float(np.partition(rows.total, k - 1)[k - 1])
 
 
 def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: CachedTest) -> Rows:
@@ -69,7 +83,7 @@ def _certain(columns: Columns, query: Query, rows: Rows, k: int, is_cached: Cach
     unsure = rows.image.copy()
     sure = np.zeros(0, np.int64)
     while True:
-        worst = np.partition(rows.total, k - 1)[k - 1] if len(rows.total) > k else np.inf
+        worst = _worst(rows, k)
         asked = np.flatnonzero(unsure & (rows.total <= worst))
         is_there = np.array(is_cached(rows.slots[asked].tolist()), np.bool_)
         wrong = asked[~is_there]
@@ -117,12 +131,6 @@ def _ordered(
 def _within(total: Reals, k: int) -> Slots:
     """Where the totals are no worse than the k-th; all that tie with it are among them."""
     return np.flatnonzero(total <= np.partition(total, k - 1)[k - 1])
-
-
-def _nothing() -> Rows:
-    return Rows(
-        np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0), None
-    )  # fmt: skip
 
 
 def mixed(key: int, tie: int) -> int:

@@ -14,12 +14,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-# The integer columns. First those where more is better, then those where less is.
-FREE, VRAM, CUDA, CPUS, MEMORY, DISK = range(6)
-RELIABILITY, SCORE, UP, DOWN, MAX_DURATION, EXPIRES = range(6, 12)
+# The integer columns. First those where more is better, then those where less is. What a row costs
+# stands together (PRICED), so that it is read in one piece, and of the fitting rows only.
+FREE, VRAM, CUDA, CPUS, MEMORY, DISK, MAX_DURATION, EXPIRES = range(8)
+RELIABILITY, SCORE, UP, DOWN = range(8, 12)
 QUEUE, START_UP, MIN_DURATION = range(12, 15)
-MODEL, REGION, PEER, FLAGS, X, Y, HEIGHT, ERROR = range(15, 23)
+X, Y, HEIGHT, ERROR, MODEL, REGION, PEER, FLAGS = range(15, 23)
 COLUMNS: Final = 23
+PRICED: Final = slice(RELIABILITY, MODEL)
 _MORE: Final = 12  # columns before this one: more is better
 _LESS: Final = 15  # from _MORE to this one: less is better
 

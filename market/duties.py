@@ -15,6 +15,7 @@ from market.escrow import (
     Answer,
     ChainOrder,
     Challenge,
+    Extend,
     Finalize,
     Open,
     ProviderClose,
@@ -30,9 +31,9 @@ from market.limits import (
     RETRY_S,
 )
 from market.messages import NO_MORE_WORK, Beat, Pay, Report, WorkState
-from market.terms import Artifact
+from market.terms import Artifact, Extension
 from market.units import UnixTime
-from market.voucher import owed, paid_up
+from market.voucher import deposit_for, owed, paid_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,14 @@ class SendAccept:
 
 
 @dataclass(frozen=True, slots=True)
+class AskExtension:
+    """Requester: ask the provider to sign that the agreement lasts longer."""
+
+    agreement: bytes
+    extension: Extension
+
+
+@dataclass(frozen=True, slots=True)
 class SendStop:
     """Requester: ask the provider to end the work."""
 
@@ -198,6 +207,7 @@ Duty = (
     | MakeBeat
     | SendBeat
     | SendAccept
+    | AskExtension
     | SendStop
     | AskStatus
     | MakePay
@@ -332,15 +342,17 @@ def _requester(a: Agreement, now: UnixTime) -> Iterator[Duty]:
             return
         case Phase.CONFIRMED:
             if a.ending is not Ending.NONE:
-                return
-            if not a.acknowledged:
+                if a.acknowledged:
+                    yield SendStop(a.id)  # its units need not wait for `open_by_s`
+            elif not a.acknowledged:
                 yield SendAccept(a.id)
-            elif now < a.terms.timing.open_by_s:
+            elif now < a.terms.timing.open_by_s and a.num_nodes == 1:  # else the job opens all
                 yield Submit(a.id, Open(a.terms, a.requester_signature, a.provider_signature))
         case Phase.RUNNING:
             yield from _contact(a, now)
             yield from _fetch(a)
             yield from _pay(a, now)
+            yield from _extend(a)
         case Phase.CLOSING:
             yield from _requester_ending(a, now)
         case Phase.SETTLED | Phase.SLASHED | Phase.VOID:
@@ -390,7 +402,27 @@ def payable(a: Agreement, now: UnixTime) -> int:
     The one interval of tolerance is for whole-second rounding on both machines.
     """
     passed_s = max(0, int(now) - a.opened_at_s) + a.interval_s
-    return owed(a.terms, min(a.metered_s, passed_s, a.terms.timing.duration_s))
+    terms = a.extended
+    return owed(terms, min(a.metered_s, passed_s, terms.timing.duration_s))
+
+
+def extension(a: Agreement) -> Extension:
+    """What the agreement would be raised by to last as long as is asked: the deposit with it."""
+    money, timing = a.terms.money, a.terms.timing
+    longer_s = timing.duration_s + a.asked_extra_s
+    whole = deposit_for(money.price_per_hour, a.terms.unit_count, longer_s)
+    return Extension(a.id, max(0, whole - money.deposit), a.asked_extra_s)
+
+
+def _extend(a: Agreement) -> Iterator[Duty]:
+    if a.ending is not Ending.NONE or a.extension_refused:
+        return
+    if a.asked_extra_s <= a.extra_duration_s:
+        return
+    if not a.extension_signature:
+        yield AskExtension(a.id, extension(a))
+    else:
+        yield Submit(a.id, Extend(a.terms, extension(a), b"", a.extension_signature))
 
 
 def _requester_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
@@ -415,7 +447,7 @@ def _challenge(a: Agreement, now: UnixTime) -> Iterator[Duty]:
         return  # the contract gives a provider this long before it must answer
     if not a.nonce:
         yield DrawNonce(a.id)
-    elif a.pay is None or a.promised < paid_up(a.terms, passed_s + 1):
-        yield MakePay(a.id, paid_up(a.terms, passed_s + PAY_AHEAD_S), last=False)
+    elif a.pay is None or a.promised < paid_up(a.extended, passed_s + 1):
+        yield MakePay(a.id, paid_up(a.extended, passed_s + PAY_AHEAD_S), last=False)
     else:
         yield Submit(a.id, Challenge(a.terms, a.pay.voucher, a.pay.signature, a.nonce))

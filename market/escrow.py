@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from market.terms import Heartbeat, Settlement, Terms, Voucher
+from market.terms import Extension, Heartbeat, Settlement, Terms, Voucher
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,28 @@ class Open:
     """Lock deposit, stake and units of the agreement."""
 
     terms: Terms
+    requester_signature: bytes
+    provider_signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMany:
+    """Open all of a gang's agreements, or none."""
+
+    opens: tuple[Open, ...]
+
+    @property
+    def terms(self) -> Terms:
+        """Those of rank 0."""
+        return self.opens[0].terms
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Raise deposit and duration of an open agreement, as both signed."""
+
+    terms: Terms
+    extension: Extension
     requester_signature: bytes
     provider_signature: bytes
 
@@ -97,6 +119,8 @@ class Slash:
 
 ChainOrder = (
     Open
+    | OpenMany
+    | Extend
     | Claim
     | Settle
     | CloseSigned
@@ -119,8 +143,18 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Extended:
+    """Deposit and duration were raised by so much in all."""
+
+    agreement: bytes
+    extra_deposit: int
+    extra_duration_s: int
+    tx: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
-    """`paid` base units were paid so far, in total."""
+    """`paid` base units were paid so far in all. A call that pays and closes tells only Closed."""
 
     agreement: bytes
     paid: int
@@ -179,4 +213,4 @@ class Slashed:
     tx: bytes
 
 
-ChainFact = Opened | Claimed | Challenged | Answered | Closing | Closed | Slashed
+ChainFact = Opened | Extended | Claimed | Challenged | Answered | Closing | Closed | Slashed

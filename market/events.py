@@ -20,6 +20,8 @@ class Accepted:
     requester_signature: bytes
     manifest: Manifest
     secrets: tuple[Sealed, ...]
+    rank: int = 0  # of a gang
+    num_nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,28 @@ class StopAsked:
 @dataclass(frozen=True, slots=True)
 class Preempted:
     """Provider: the units of a preemptible agreement are wanted for another."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendWanted:
+    """Requester: the agreement should last `extra_s` longer than its terms say, in all."""
+
+    extra_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionSigned:
+    """Requester: the provider agreed to last `extra_s` longer (its signature is verified)."""
+
+    extra_s: int
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionRefused:
+    """Requester: the provider does not want to last longer."""
 
     reason: str
 
@@ -186,6 +210,9 @@ Event = (
     | Released
     | StopAsked
     | Preempted
+    | ExtendWanted
+    | ExtensionSigned
+    | ExtensionRefused
     | Staged
     | Broke
     | Looked

@@ -137,7 +137,8 @@ class _Table:
         wanted = row_units(query, self.numbers[c.MODEL], self.numbers[c.FREE])
         self.is_wanted: Flags = wanted > 0
         self.units = np.where(self.is_wanted, wanted, np.uint32(query.smallest))
-        self.far = round_trips(query, self.numbers, self.numbers.astype(np.float64))
+        priced = self.numbers[c.PRICED].astype(np.float64)
+        self.far = round_trips(query, self.numbers[c.PEER], priced)
         self.run_s = run_seconds(
             query, self.group, self.numbers[c.SCORE].astype(np.float64), self.units
         )

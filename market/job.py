@@ -1,24 +1,26 @@
 """Job: what the user wants done, over all the agreements it takes. States in SkyPilot's words.
 
-`apply(job, event, now)` and `duties(job, now)`, as for agreements. A job knows its agreements only
-by what it is told of them (`Moved`); it knows no network, clock or chain.
+The values: the job itself, its events and its duties. What an event makes of it is said in
+`market/job_apply`, what is owed in `market/job_duties`. It knows its agreements only by what it is
+told of them (`Moved`); it knows no network, clock or chain.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Final, assert_never
+from typing import Annotated, Final
 
-from market.agreement import Agreement, Ending, Phase
-from market.codec import U8, U16, U32, U40, U63, U96, Count, Hash, Id, PeerKey, Text256, clip
-from market.limits import ATTEMPTS_MAX, ENVS_MAX, HISTORY_MAX, NODES_MAX
-from market.messages import WorkState
+from market.agreement import Agreement, Ending
+from market.codec import U8, U16, U32, U40, U63, U96, Count, Hash, Id, PeerKey, Text64, Text256
+from market.limits import ATTEMPTS_KEPT_MAX, ENVS_MAX, HISTORY_MAX, NODES_MAX
+from market.progress import Meter
+from market.reallocation import Reason
 from market.terms import Artifact, Demand, Manifest, Requirements, Sealed
 from market.units import UnixTime
 
-ROUND_WAIT_S: Final = 5.0  # a market that had no answer is asked again after so long ...
-ROUND_WAIT_MAX_S: Final = 120.0  # ... doubling up to this
+EXPLANATION_LINES_MAX: Final = 24  # a screen
 
 
 class JobState(Enum):
@@ -60,7 +62,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Bid:
-    """What the user would pay, and for how long it may be looked for."""
+    """What the user would pay, for how long it may be looked for, and how freely it may move."""
 
     max_price_per_hour: U96  # per unit
     value_of_time_per_hour: U96
@@ -70,11 +72,26 @@ class Bid:
     max_wait_s: U32
     max_attempts: U8
     estimate_s: U32
+    preemptible: bool = False  # cheaper units may be taken back, with their grace
+    max_moves: U8 = 0  # of its own will: from a degraded provider, or to a better offer
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at running the job: one agreement per node, by rank, and what was expected of it."""
+
+    members: Annotated[tuple[Hash, ...], Count(1, NODES_MAX)]
+    run_s: U32 = 0  # how long all of the work should take there
+    preemptible: bool = False  # a member may take its units back
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as its requester knows it. Journaled as it stands."""
+    """One job as its requester knows it. Journaled as it stands.
+
+    `gang` are the agreements it runs under now, one per node by rank (one for most jobs);
+    `next_gang` those it moves to while it still runs.
+    """
 
     id: Id
     manifest: Manifest
@@ -82,18 +99,34 @@ class Job:
     bid: Bid
     created_at_ms: U63
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)] = ()  # sealed to ourselves
+    nodes: U8 = 1
+    key: Text64 = ""  # the submitter's: one key, one job
     state: JobState = JobState.PENDING
     reason: Text256 = ""
+    explanation: Annotated[tuple[Text256, ...], Count(0, EXPLANATION_LINES_MAX)] = ()
+    # The round.
     round: U16 = 0
     demand: Demand | None = None
-    round_at_ms: U63 = 0
+    resume: Artifact | None = None  # the checkpoint that the demand's manifest names
+    unwanted: Annotated[bytes, Count(0, 16)] = b""  # a demand that others still believe in
     retry_at_ms: U63 = 0
     waiting_since_ms: U63 = 0
-    agreement: Annotated[bytes, Count(0, 32)] = b""  # the current one
-    attempts: Annotated[tuple[Hash, ...], Count(0, ATTEMPTS_MAX)] = ()
     excluded: Annotated[tuple[PeerKey, ...], Count(0, NODES_MAX)] = ()
-    used_s: U32 = 0  # metered by agreements that are over
+    # Its agreements.
+    gang: Annotated[tuple[Hash, ...], Count(0, NODES_MAX)] = ()
+    next_gang: Annotated[tuple[Hash, ...], Count(0, NODES_MAX)] = ()
+    attempts: Annotated[tuple[Attempt, ...], Count(0, ATTEMPTS_KEPT_MAX)] = ()
+    failures: U8 = 0  # attempts that count against max_attempts
+    used_s: U32 = 0  # metered by gangs that are left
+    extended_s: U32 = 0  # what the user added to max_duration
+    # Moving of its own will.
+    move: Reason | None = None  # why another place is looked for
+    move_at_ms: U63 = 0  # when that began, or when the last move came to its end
+    moves: U8 = 0
+    meter: Meter = field(default_factory=Meter)
+    # What it left.
     checkpoint: Artifact | None = None
+    checkpointed_at_ms: U63 = 0
     results: Annotated[tuple[Artifact, ...], Count(0, 256)] = ()
     exit_code: U16 = 0
     cancelling: bool = False
@@ -105,6 +138,42 @@ class Job:
         """It never changes state again."""
         return self.state in OVER
 
+    @property
+    def agreement(self) -> bytes:
+        """The agreement of rank 0 that it runs under; empty if it runs nowhere."""
+        return self.gang[0] if self.gang else b""
+
+    @property
+    def agreements(self) -> Iterator[bytes]:
+        """Every agreement it ever had, in order."""
+        return (member for attempt in self.attempts for member in attempt.members)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The attempt that runs now."""
+        return next((one for one in self.attempts if one.members == self.gang), None)
+
+
+def ran_s(agreements: Iterator[Agreement] | tuple[Agreement, ...], now: UnixTime) -> int:
+    """The seconds a gang ran: as its slowest member says, and never more than have passed."""
+    return max(
+        (
+            min(a.metered_s, max(0, int(now) - a.opened_at_s)) if a.opened_at_s else 0
+            for a in agreements
+        ),
+        default=0,
+    )
+
+
+def remaining_s(job: Job, running_s: int = 0) -> int:
+    """Seconds of running time the user still pays for; `running_s` are those of its gang so far."""
+    return max(0, job.bid.max_duration_s - job.used_s - running_s)
+
+
+def is_off(a: Agreement) -> bool:
+    """Whether nothing more is to be expected of it."""
+    return a.ended or a.ending is not Ending.NONE
+
 
 # Events.
 
@@ -114,27 +183,58 @@ class Demanded:
     """A demand for the next round was made. Journaled before it is published."""
 
     demand: Demand
+    resume: Artifact | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Nothing:
-    """The quote window closed without an acceptable quote; `reason` explains it."""
+class Waited:
+    """No acceptable quote yet; `reason` says what is waited for."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """The best quote was countersigned."""
+class Nothing:
+    """The round ended without an acceptable quote; `reason` and `lines` explain it."""
 
-    agreement: bytes
+    reason: str
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Quotes for the demand were countersigned: one per node."""
+
+    demand_id: bytes
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Everybody was told that the demand is not wanted any more."""
+
+    demand_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The job's current agreement changed."""
+    """How its present agreements stand: those of `gang` and `next_gang` that are known."""
 
-    agreement: Agreement
+    agreements: tuple[Agreement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MoveWanted:
+    """Another place would be better."""
+
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendAsked:
+    """The user pays for so many more seconds."""
+
+    more_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +247,18 @@ class JobTicked:
     """Time has passed."""
 
 
-JobEvent = Demanded | Nothing | Chosen | Moved | CancelAsked | JobTicked
+JobEvent = (
+    Demanded
+    | Waited
+    | Nothing
+    | Chosen
+    | Withdrawn
+    | Moved
+    | MoveWanted
+    | ExtendAsked
+    | CancelAsked
+    | JobTicked
+)
 
 # Duties.
 
@@ -162,7 +273,7 @@ class MakeDemand:
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """Broadcast the demand."""
+    """Broadcast the demand; again now and then, for those who were not there."""
 
     job: bytes
     demand: Demand
@@ -170,178 +281,51 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Choose:
-    """The window is over: rank what was quoted and countersign the best."""
+    """The first window is over: countersign the best quotes as soon as there are enough."""
 
     job: bytes
     demand_id: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class EndAgreement:
-    """The user cancelled: ask the current agreement to stop."""
+class Withdraw:
+    """Broadcast that the demand is met or given up."""
+
+    job: bytes
+    demand_id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGang:
+    """Every member has confirmed: open all their agreements in one transaction."""
+
+    job: bytes
+    members: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """It runs: see whether it should run somewhere else."""
 
     job: bytes
     agreement: bytes
 
 
-JobDuty = MakeDemand | Publish | Choose | EndAgreement
+@dataclass(frozen=True, slots=True)
+class Lengthen:
+    """The user pays for longer than this agreement lasts: ask for `extra_s` in all."""
+
+    job: bytes
+    agreement: bytes
+    extra_s: int
 
 
-def duties(job: Job, now: UnixTime, agreement: Agreement | None) -> tuple[JobDuty, ...]:
-    """What the job obliges its node to do now; `agreement` is its current one."""
-    if job.over:
-        return ()
-    if agreement is not None and job.cancelling and agreement.ending is Ending.NONE:
-        return () if agreement.ended else (EndAgreement(job.id, agreement.id),)
-    if job.agreement or job.cancelling or now * 1000 < job.retry_at_ms:
-        return ()
-    if job.demand is None:
-        return (MakeDemand(job.id, job.round + 1),)
-    if now * 1000 < job.demand.quote_by_ms:
-        return (Publish(job.id, job.demand),)
-    return (Choose(job.id, job.demand.demand_id),)
+@dataclass(frozen=True, slots=True)
+class EndAgreement:
+    """The job does not need this agreement any more: ask for its end."""
+
+    job: bytes
+    agreement: bytes
 
 
-def remaining_s(job: Job) -> int:
-    """Seconds of running time the user still pays for."""
-    return max(0, job.bid.max_duration_s - job.used_s)
-
-
-def apply(job: Job, event: JobEvent, now: UnixTime) -> Job:
-    """The job after `event`; the same object if the event changes nothing."""
-    if job.over:
-        return job
-    match event:
-        case Demanded(demand):
-            return _demanded(job, demand, now)
-        case Nothing(reason):
-            return _again(job, reason, now)
-        case Chosen(agreement):
-            return _chosen(job, agreement, now)
-        case Moved(agreement):
-            return _moved(job, agreement, now) if agreement.id == job.agreement else job
-        case CancelAsked():
-            if job.cancelling:
-                return job
-            state = JobState.CANCELLING if job.agreement else JobState.CANCELLED
-            return _to(replace(job, cancelling=True), state, "asked by the user", now)
-        case JobTicked():
-            return _on_time(job, now)
-        case _:
-            assert_never(event)
-
-
-def _demanded(job: Job, demand: Demand, now: UnixTime) -> Job:
-    if job.agreement or demand.round != job.round + 1:
-        return job
-    job = replace(job, demand=demand, round=demand.round, round_at_ms=_ms(now))
-    if job.state is JobState.PENDING:
-        return _to(job, JobState.MATCHING, "asking the market", now)
-    return job
-
-
-def _chosen(job: Job, agreement: bytes, now: UnixTime) -> Job:
-    if job.agreement:
-        return job
-    attempts = (*job.attempts, agreement)
-    job = replace(job, agreement=agreement, attempts=attempts, demand=None, waiting_since_ms=0)
-    if job.state is JobState.RECOVERING:
-        return job
-    return _to(job, JobState.STARTING, "a provider was chosen", now)
-
-
-def _on_time(job: Job, now: UnixTime) -> Job:
-    if job.agreement:
-        return job
-    waited_s = now - (job.waiting_since_ms or job.created_at_ms) / 1000
-    if waited_s >= job.bid.max_wait_s:
-        state = JobState.FAILED if job.attempts else JobState.FAILED_NO_RESOURCE
-        return _to(job, state, job.reason or "no provider answered", now)
-    return job
-
-
-def _again(job: Job, reason: str, now: UnixTime) -> Job:
-    """Another round, later: the wait doubles so that a full market is not shouted at."""
-    wait_s = min(ROUND_WAIT_S * 2 ** min(job.round, 8), ROUND_WAIT_MAX_S)
-    if job.attempts:
-        wait_s = min(wait_s, 2 * ROUND_WAIT_S)  # a job that ran is worth asking often for
-    retry_at_ms = _ms(now) + int(wait_s * 1000)
-    # Whoever failed before may be the only one left: the next round asks everybody again.
-    return replace(job, demand=None, reason=clip(reason), retry_at_ms=retry_at_ms, excluded=())
-
-
-def _moved(job: Job, a: Agreement, now: UnixTime) -> Job:
-    if a.checkpoint is not None and a.checkpoint != job.checkpoint:
-        job = replace(job, checkpoint=a.checkpoint)
-    if a.phase is Phase.RUNNING and a.ending is Ending.NONE:
-        if job.cancelling:
-            return job  # it still runs, but nobody wants it to
-        if a.report.work is WorkState.RUNNING:
-            return _to(job, JobState.RUNNING, "", now)
-        if job.state is JobState.STARTING:
-            return _to(job, JobState.STARTING, "funded; the provider prepares it", now)
-        return job
-    if a.phase is Phase.CONFIRMED or not (a.ended or a.phase is Phase.CLOSING or a.last_said):
-        return job
-    job = replace(job, used_s=job.used_s + _ran_s(a, now), agreement=b"", demand=None)
-    if job.cancelling:
-        return _to(job, JobState.CANCELLED, "asked by the user", now)
-    match a.ending:
-        case Ending.FINISHED if a.delivered:
-            return _finished(job, a, now)
-        case Ending.EXPIRED:
-            return _to(job, JobState.FAILED, "max_duration is used up", now)
-        case _:
-            return _recover(job, a, now)
-
-
-def _ran_s(a: Agreement, now: UnixTime) -> int:
-    """The seconds it ran: as its provider says, and never more than have passed."""
-    return min(a.metered_s, max(0, int(now) - a.opened_at_s)) if a.opened_at_s else 0
-
-
-def _finished(job: Job, a: Agreement, now: UnixTime) -> Job:
-    job = replace(job, results=a.report.results, exit_code=a.report.exit_code)
-    if a.report.exit_code == 0:
-        return _to(job, JobState.SUCCEEDED, "", now)
-    reason = a.report.reason or f"the job exited with code {a.report.exit_code}"
-    if a.report.out_of_memory:
-        reason = "out of memory: ask for more with resources.memory"
-    return _to(job, JobState.FAILED, reason, now)
-
-
-def _recover(job: Job, a: Agreement, now: UnixTime) -> Job:
-    reason = a.reason or f"the agreement ended: {a.ending.value}"
-    excluded = job.excluded
-    if a.phase is not Phase.VOID:
-        excluded = tuple(dict.fromkeys((*excluded, a.peer)))[-NODES_MAX:]
-    job = replace(job, excluded=excluded, waiting_since_ms=_ms(now), retry_at_ms=_ms(now))
-    if len(job.attempts) >= min(job.bid.max_attempts, ATTEMPTS_MAX):
-        broken = a.ending is Ending.BROKEN
-        state = JobState.FAILED_SETUP if broken else JobState.FAILED
-        return _to(job, state, f"{len(job.attempts)} attempts; the last: {reason}", now)
-    if remaining_s(job) == 0:
-        return _to(job, JobState.FAILED, "max_duration is used up", now)
-    started = job.used_s > 0 or job.checkpoint is not None
-    state = JobState.RECOVERING if started else JobState.MATCHING
-    return _to(job, state, reason, now)
-
-
-def _to(job: Job, state: JobState, reason: str, now: UnixTime) -> Job:
-    reason = clip(reason)
-    if job.state is state and (job.reason == reason or not reason):
-        return job
-    change = Change(_ms(now), state, reason)
-    over = state in OVER
-    return replace(
-        job,
-        state=state,
-        reason=reason,
-        history=(*job.history, change)[-HISTORY_MAX:],
-        finished_at_ms=_ms(now) if over else 0,
-        secrets=() if over else job.secrets,
-    )
-
-
-def _ms(now: UnixTime) -> int:
-    return int(now * 1000)
+JobDuty = MakeDemand | Publish | Choose | Withdraw | OpenGang | Weigh | Lengthen | EndAgreement

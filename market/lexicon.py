@@ -92,6 +92,7 @@ class Lexicon:
             rtt_us=measured,
             image_bit=image_bit(demand.image) if demand.image_bytes else 0,
             good=scan.needed_flags(demand),
+            floor=scan.floor(demand, now),
             tie=demand_tie(demand),
             now=now,
         )

@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
-from market.book import Book, Candidate
+from market.book import Book
 from market.constraints import Constraint, Misfit, misfit, misfits
 from market.cost import Cost, expected_cost, needed_units
 from market.errors import MarketError, NoMatchError, RefusedError
@@ -38,6 +39,16 @@ class RankedQuote:
     cost: Cost
     tie: int
 
+    @property
+    def offer(self) -> Offer:
+        """What is quoted."""
+        return self.quote.offer
+
+    @property
+    def rank(self) -> tuple[int, int, bytes, bytes]:
+        """What quotes are sorted by, as candidates are."""
+        return self.cost.total, self.tie, self.offer.peer, self.offer.offer_id
+
 
 @dataclass(frozen=True, slots=True)
 class Award:
@@ -48,11 +59,30 @@ class Award:
     price_per_hour: int
 
 
+class Member(Protocol):
+    """What may be a node of a gang: a live offer (`Candidate`) or a quote (`RankedQuote`)."""
+
+    @property
+    def offer(self) -> Offer:
+        """Whose it is."""
+
+    @property
+    def cost(self) -> Cost:
+        """What it should cost."""
+
+    @property
+    def rank(self) -> tuple[int, int, bytes, bytes]:
+        """Cheapest first, ties by id."""
+
+
+M = TypeVar("M", bound=Member)
+
+
 @dataclass(frozen=True, slots=True)
-class Gang:
+class Gang(Generic[M]):
     """One candidate per node of a demand, all of different peers, and what they cost together."""
 
-    members: tuple[Candidate, ...]
+    members: tuple[M, ...]
     total: int
     ready_s: float  # when the slowest member's results are back
 
@@ -125,7 +155,7 @@ def rank_quotes(
     return tuple(
         sorted(
             ranked,
-            key=lambda r: (r.cost.total, r.tie, r.quote.offer.peer, r.quote.offer.offer_id),
+            key=lambda r: r.rank,
         )
     )
 
@@ -247,7 +277,7 @@ def contend(demands: Sequence[Demand], offer: Offer, now: float) -> tuple[Award,
 # Gangs.
 
 
-def gang(demand: Demand, candidates: Sequence[Candidate]) -> Gang:
+def gang(demand: Demand, candidates: Sequence[M]) -> Gang[M]:
     """The cheapest set of `num_nodes` candidates of different peers; all of them or none.
 
     A gang is as slow as its slowest member, which is waited for once: its cost is the members'
@@ -257,8 +287,8 @@ def gang(demand: Demand, candidates: Sequence[Candidate]) -> Gang:
     count = max(1, demand.num_nodes)
     value_per_s = demand.value_of_time_per_hour / HOUR_S
     best: tuple[int, float] | None = None
-    chosen: dict[bytes, Candidate] = {}
-    members: tuple[Candidate, ...] = ()
+    chosen: dict[bytes, M] = {}
+    members: tuple[M, ...] = ()
     for candidate in sorted(candidates, key=lambda c: (c.cost.ready_s, c.rank)):
         peer = candidate.offer.peer
         if peer in chosen and _alone(chosen[peer]) <= _alone(candidate):
@@ -280,5 +310,5 @@ def gang(demand: Demand, candidates: Sequence[Candidate]) -> Gang:
     return Gang(members, best[0], best[1])
 
 
-def _alone(candidate: Candidate) -> tuple[int, tuple[int, int, bytes, bytes]]:
+def _alone(candidate: Member) -> tuple[int, tuple[int, int, bytes, bytes]]:
     return candidate.cost.price + candidate.cost.risk, candidate.rank

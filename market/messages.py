@@ -11,6 +11,7 @@ from enum import Enum
 from typing import Annotated, Final
 
 from market.codec import (
+    U8,
     U16,
     U32,
     U40,
@@ -24,7 +25,17 @@ from market.codec import (
     Text256,
 )
 from market.limits import ENVELOPE_BYTES_MAX, ENVS_MAX, FILES_MAX, LOG_READ_BYTES_MAX
-from market.terms import Artifact, Demand, Heartbeat, Manifest, Offer, Sealed, Terms, Voucher
+from market.terms import (
+    Artifact,
+    Demand,
+    Extension,
+    Heartbeat,
+    Manifest,
+    Offer,
+    Sealed,
+    Terms,
+    Voucher,
+)
 
 
 class WorkState(Enum):
@@ -53,7 +64,7 @@ class Offers:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Gossip, requester: a demand, published once per matching round."""
+    """Gossip, requester: a demand. It stands open, and is said again, until it expires."""
 
     demand: Demand
 
@@ -89,6 +100,25 @@ class Accept:
     requester_signature: ChainSignature
     manifest: Manifest
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
+    rank: U8  # of a gang: which node this is, from 0
+    num_nodes: U8
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """Direct, requester to provider: may the agreement last longer, for a larger deposit?
+
+    Answered with `Extended`, or refused. What counts is the transaction that follows.
+    """
+
+    extension: Extension
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """Reply: the provider's signature over the same extension."""
+
+    signature: ChainSignature
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +151,7 @@ class Report:
     checkpoint: Artifact | None
     checkpoint_step: U32  # how many checkpoints there were before this one
     results: Annotated[tuple[Artifact, ...], Count(0, FILES_MAX)]
+    progress_ppm: U32 = 0  # the share of all its work that the job says is done; 0: it says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,16 +239,16 @@ class Refused:
 
 
 Gossiped = Offers | Wanted | Unwanted
-Request = Quote | Accept | Release | Stop | Beat | Pay | Status | ReadLog | Sync
-Reply = Done | Refused | Beat | LogPart | Synced
+Request = Quote | Accept | Release | Extend | Stop | Beat | Pay | Status | ReadLog | Sync
+Reply = Done | Refused | Extended | Beat | LogPart | Synced
 Message = Gossiped | Request | Reply
 
 KINDS: dict[str, type[Message]] = {
     kind.__name__.lower(): kind
     for kind in (
         *(Offers, Wanted, Unwanted),
-        *(Quote, Accept, Release, Stop, Beat, Pay, Status, ReadLog, Sync),
-        *(Done, Refused, LogPart, Synced),
+        *(Quote, Accept, Release, Extend, Stop, Beat, Pay, Status, ReadLog, Sync),
+        *(Done, Refused, Extended, LogPart, Synced),
     )
 }
 """Every message by the word that names it in the envelope."""

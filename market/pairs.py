@@ -6,7 +6,7 @@ bit (a property test). Knows a book and demands; no solver, clock or network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from market.terms import Demand
 from market.units import HOUR_S, PPM
 
 ASKED_MAX = 2048  # pairs whose image may be cached that are looked up one by one
+PIECE = 16_384  # pairs priced at once: thirty columns of them fit a second-level cache
 _PRICED = (
     *(c.QUEUE, c.DOWN, c.UP, c.START_UP, c.RELIABILITY, c.SCORE),
     *(c.X, c.Y, c.HEIGHT, c.ERROR),
@@ -42,6 +43,7 @@ class Pairs:
 
 
 _NONE: Slots = np.zeros(0, np.int64)
+_NO_MONEY: Reals = np.zeros(0)
 _NOTHING = Pairs(_NONE, _NONE, _NONE, np.zeros(0))
 
 
@@ -93,6 +95,9 @@ class _Table:
             np.array([_level(query, level) for query in queries])
             for level in range(max((len(query.choices) for query in queries), default=0))
         ]
+        kinds = sorted(NOMINAL, key=lambda kind: kind.value)
+        self.nominal = np.stack([NOMINAL[kind] for kind in kinds])
+        self.own = _own(queries, demands, [kinds.index(d.workload) for d in demands])
 
     def fitting(
         self, model: int, slots: Slots, numbers: Numbers, price: Reals
@@ -126,30 +131,46 @@ class _Table:
         return rows[at], slots[of], units[at, of].astype(np.int64)
 
     def price(self, book: Book, row: Slots, slot: Slots, units: Slots) -> Pairs:
-        """The pairs with their cost; those that turn out too slow or too far are dropped."""
-        columns = book.columns
-        numbers = {column: columns.numbers[column].reshape(-1)[slot] for column in _PRICED}
-        group = columns.zone_group[slot // columns.block]
-        weights = [query.weights for query in self.queries]
-        speed = self._speed(row, group, numbers[c.SCORE], units)
-        far = self._far(row, numbers)
+        """The pairs with their cost; those that turn out too slow or too far are dropped.
+
+        In pieces that stay in the processor's cache: a large batch is bound by memory otherwise.
+        """
         cached = self._cached(book, row, slot)
-        in_kbit = _of([w.in_kbit for w in weights], row)
-        image_kbit = _of([w.image_kbit for w in weights], row)
+        ends = range(0, len(row), PIECE)
+        pieces = [slice(start, start + PIECE) for start in ends]
+        priced = [
+            self._piece(book, Pairs(row[at], slot[at], units[at], _NO_MONEY), cached[at])
+            for at in pieces
+        ]
+        totals = np.concatenate([money for money, _ in priced])
+        keep = np.concatenate([kept for _, kept in priced])
+        pairs = Pairs(row, slot, units, totals)
+        return pairs if keep.all() else pairs.only(keep)
+
+    def _piece(
+        self, book: Book, pairs: Pairs, cached: npt.NDArray[np.bool_]
+    ) -> tuple[Reals, npt.NDArray[np.bool_]]:
+        """(cost, whether it is fast and near enough) of some pairs."""
+        columns, row, slot, units = book.columns, pairs.row, pairs.slot, pairs.units
+        flat = columns.numbers.reshape(c.COLUMNS, -1)
+        numbers = {column: flat[column][slot] for column in _PRICED}
+        group = columns.zone_group[slot // columns.block]
+        own = {name: values[row] for name, values in self.own.items()}
+        far = self._far(own, numbers)
         parts = charge(
             Weights(
-                work_s=_of([w.work_s for w in weights], row),
+                work_s=own["work_s"],
                 scales=True,
-                value_per_s=_of([w.value_per_s for w in weights], row),
-                in_kbit=in_kbit,
-                image_kbit=image_kbit,
-                out_kbit=_of([w.out_kbit for w in weights], row),
-                checkpoint_s=_of([w.checkpoint_s for w in weights], row),
+                value_per_s=own["value_per_s"],
+                in_kbit=own["in_kbit"],
+                image_kbit=own["image_kbit"],
+                out_kbit=own["out_kbit"],
+                checkpoint_s=own["checkpoint_s"],
             ),
             rate=columns.price.reshape(-1)[slot] * units / HOUR_S,
-            speed=speed,
+            speed=self._speed(own, group, numbers[c.SCORE], units),
             wait_s=numbers[c.QUEUE],
-            in_kbit=in_kbit + np.where(cached, 0.0, image_kbit),
+            in_kbit=own["in_kbit"] + np.where(cached, 0.0, own["image_kbit"]),
             down_kbps=numbers[c.DOWN],
             up_kbps=numbers[c.UP],
             start_up_s=numbers[c.START_UP] / 1000,
@@ -157,35 +178,23 @@ class _Table:
             rtt_us=far,
             minimum=np.minimum,
         )
-        pairs = Pairs(row, slot, units, total(parts))
-        estimate = _of([float(d.estimate_s > 0) for d in self.demands], row)
-        longest = _of([float(d.max_duration_s) for d in self.demands], row)
-        reach = _of([d.requirements.max_rtt_us or np.inf for d in self.demands], row)
-        deadline = _of([d.deadline_at_s or np.inf for d in self.demands], row)
-        run_s = parts.run_s * estimate
-        keep = (run_s <= longest) & (far <= reach)
-        keep &= self.queries[0].now + numbers[c.QUEUE] + run_s <= deadline
-        return pairs if keep.all() else pairs.only(keep)
+        run_s = parts.run_s * own["estimated"]
+        keep = (run_s <= own["longest_s"]) & (far <= own["reach_us"])
+        keep &= self.queries[0].now + numbers[c.QUEUE] + run_s <= own["deadline_s"]
+        return total(parts), keep
 
-    def _speed(self, row: Slots, group: Slots, score: Numbers, units: Slots) -> Reals:
-        kinds = sorted(NOMINAL, key=lambda kind: kind.value)
-        kind = np.array([kinds.index(demand.workload) for demand in self.demands])[row]
-        nominal = np.stack([NOMINAL[k] for k in kinds])[kind, group]
-        smallest = np.array([query.smallest for query in self.queries])[row]
+    def _speed(self, own: dict[str, Reals], group: Slots, score: Numbers, units: Slots) -> Reals:
+        nominal = self.nominal[own["kind"].astype(np.int64), group]
         unit_milli = nominal * (score / CERTIFICATE[group])
-        speed: Reals = unit_milli / 1000 * parallel(units, smallest)
-        scales = np.array([query.weights.scales for query in self.queries])[row]
-        scaled: Reals = np.where(scales, speed, 1.0)
+        speed: Reals = unit_milli / 1000 * parallel(units, own["smallest"])
+        scaled: Reals = np.where(own["scales"] > 0, speed, 1.0)
         return scaled
 
-    def _far(self, row: Slots, numbers: dict[int, Numbers]) -> Reals:
-        own = [demand.coordinate for demand in self.demands]
-        dx = _of([float(o.x_us + c.ORIGIN) for o in own], row) - numbers[c.X]
-        dy = _of([float(o.y_us + c.ORIGIN) for o in own], row) - numbers[c.Y]
-        heights = _of([float(o.height_us) for o in own], row) + numbers[c.HEIGHT]
-        far: Reals = np.sqrt(dx * dx + dy * dy) + heights
-        lost = np.array([o.error_ppm >= PPM for o in own])[row] | (numbers[c.ERROR] >= PPM)
-        far[lost] = RTT_UNKNOWN_US
+    def _far(self, own: dict[str, Reals], numbers: dict[int, Numbers]) -> Reals:
+        dx = own["x"] - numbers[c.X]
+        dy = own["y"] - numbers[c.Y]
+        far: Reals = np.sqrt(dx * dx + dy * dy) + (own["height"] + numbers[c.HEIGHT])
+        far[(own["lost"] > 0) | (numbers[c.ERROR] >= PPM)] = RTT_UNKNOWN_US
         return far
 
     def _cached(self, book: Book, row: Slots, slot: Slots) -> npt.NDArray[np.bool_]:
@@ -219,8 +228,33 @@ def _column(values: list[int]) -> Numbers:
     return np.array([[value] for value in values], np.uint32)
 
 
-def _of(values: list[float], row: Slots) -> Reals:
-    return np.array(values, np.float64)[row]
+def _own(
+    queries: Sequence[Query], demands: Sequence[Demand], kinds: Sequence[int]
+) -> dict[str, Reals]:
+    """What enters a pair's cost from the demand's side, by name: one number per demand."""
+    weights = [query.weights for query in queries]
+    at = [demand.coordinate for demand in demands]
+    columns: dict[str, Iterable[float]] = {
+        "work_s": (w.work_s for w in weights),
+        "value_per_s": (w.value_per_s for w in weights),
+        "in_kbit": (w.in_kbit for w in weights),
+        "image_kbit": (w.image_kbit for w in weights),
+        "out_kbit": (w.out_kbit for w in weights),
+        "checkpoint_s": (w.checkpoint_s for w in weights),
+        "scales": (w.scales for w in weights),
+        "smallest": (query.smallest for query in queries),
+        "kind": kinds,
+        "x": (float(one.x_us + c.ORIGIN) for one in at),
+        "y": (float(one.y_us + c.ORIGIN) for one in at),
+        "height": (one.height_us for one in at),
+        "lost": (one.error_ppm >= PPM for one in at),
+        "estimated": (d.estimate_s > 0 for d in demands),
+        "longest_s": (d.max_duration_s for d in demands),
+        "reach_us": (d.requirements.max_rtt_us or np.inf for d in demands),
+        "deadline_s": (d.deadline_at_s or np.inf for d in demands),
+    }
+    count = len(demands)
+    return {name: np.fromiter(values, np.float64, count) for name, values in columns.items()}
 
 
 def _level(query: Query, level: int) -> Numbers:

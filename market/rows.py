@@ -69,12 +69,12 @@ def row_of(offer: Offer, reliability_ppm: int, model: int, place: int, peer: int
     )
     more = (
         o.num_gpus, o.gpu_ram_mib, o.cuda_vers, o.cpu_cores, o.cpu_ram_mib, o.disk_space_mib,
-        min(PPM, reliability_ppm), rating_score(o), max(1, o.inet_up_kbps),
-        max(1, o.inet_down_kbps), o.max_duration_s, min(_U32, o.expires_at_s),
+        o.max_duration_s, min(_U32, o.expires_at_s), min(PPM, reliability_ppm), rating_score(o),
+        max(1, o.inet_up_kbps), max(1, o.inet_down_kbps),
     )  # fmt: skip
     less = (o.queue_wait_s, o.start_up_ms, o.min_duration_s)
     x, y = at.x_us + c.ORIGIN, at.y_us + c.ORIGIN
-    rest = (model, place, peer, flags, x, y, at.height_us, at.error_ppm)
+    rest = (x, y, at.height_us, at.error_ppm, model, place, peer, flags)
     return Row(
         group=group_of(o),
         price=float(o.price_per_hour),

@@ -24,6 +24,8 @@ Reals = npt.NDArray[np.float64]
 Slots = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 ASKED_MAX = 128  # rows whose image may be cached that are looked up one by one
+# The rows of an array of the PRICED columns.
+_RELIABILITY, _SCORE, _UP, _DOWN, _QUEUE, _START_UP, _, _X, _Y, _HEIGHT, _ERROR = range(11)
 CachedTest = Callable[[list[int]], list[bool]]
 ANY_WORK = Workload.TRAINING  # certificates are measured with training, whatever is run later
 
@@ -55,6 +57,7 @@ class Query:
     rtt_us: Mapping[int, int]  # measured, by peer number
     image_bit: int  # 0: no image to fetch
     good: int  # bits of FLAGS that must be set
+    floor: tuple[tuple[int, int], ...]  # (column, the least it must hold)
     tie: int
     now: float
 
@@ -70,37 +73,32 @@ class Rows:
 
 
 def promising(columns: Columns, query: Query) -> tuple[Slots, Reals]:
-    """The blocks that may hold a fitting row, best bound first, and the bounds.
+    """The blocks that may hold a fitting row, in no order, and the bound of each.
 
     The bound is the formula itself on the best value of each column: as every step of it rounds
     monotonically, no row of the block costs less.
     """
     least = query.least[columns.zone_group]
-    cap = float(query.demand.max_price_per_hour)
-    blocks = ((least > 0) & (columns.zone_price <= cap)).nonzero()[0]
-    zone = columns.zone[:, blocks]
-    wanted, low = floor(query)
-    fits = (zone[wanted] >= low).all(axis=0)
-    fits &= zone[c.FREE] >= least[blocks]
-    fits &= zone[c.MIN_DURATION] <= query.demand.max_duration_s
-    bits = columns.zone_bits[:, blocks]
+    fits = (least > 0) & (columns.zone_price <= float(query.demand.max_price_per_hour))
+    for column, low in query.floor:
+        fits &= columns.zone[column] >= low
+    fits &= columns.zone[c.FREE] >= least
+    fits &= columns.zone[c.MIN_DURATION] <= query.demand.max_duration_s
     if query.good:
-        fits &= (bits[0] & np.uint64(query.good)) == query.good
+        fits &= (columns.zone_bits[0] & np.uint64(query.good)) == query.good
     if query.regions is not None:
-        fits &= (bits[1] & np.uint64(query.region_bits)) != 0
-    if not fits.all():
-        blocks, zone, bits = blocks[fits], zone[:, fits], bits[:, fits]
+        fits &= (columns.zone_bits[1] & np.uint64(query.region_bits)) != 0
+    blocks: Slots = fits.nonzero()[0]
     if not len(blocks):
         return blocks, np.zeros(0)
     group = columns.zone_group[blocks]
-    reals: Reals = zone.astype(np.float64)
-    speed = speeds(query, group, reals[c.SCORE], query.most[group])
-    image = (bits[2] & np.uint64(query.image_bit)) != 0 if query.image_bit else None
+    reals: Reals = columns.zone[c.PRICED].take(blocks, axis=1).astype(np.float64)
+    speed = speeds(query, group, reals[_SCORE], query.most[group])
+    image = None
+    if query.image_bit:
+        image = (columns.zone_bits[2, blocks] & np.uint64(query.image_bit)) != 0
     units, price = least[blocks], columns.zone_price[blocks]
-    parts = _charge(query, reals, price, units, speed, image, 0.0)
-    bound = total(parts)
-    order = np.argsort(bound, kind="stable")
-    return blocks[order], bound[order]
+    return blocks, total(_charge(query, reals, price, units, speed, image, 0.0))
 
 
 def evaluate(
@@ -111,11 +109,9 @@ def evaluate(
     With `is_cached` few rows whose image may be cached are asked at once; of many, `image` says
     that they may be.
     """
-    slots: Slots = (blocks[:, None] * columns.block + np.arange(columns.block)).ravel()
-    numbers = columns.numbers[:, blocks].reshape(c.COLUMNS, -1)
-    fits, units = _fitting(columns, query, blocks, numbers)
-    at = fits.nonzero()[0]
-    return price_rows(columns, query, slots[at], units[at], numbers[:, at], is_cached)
+    at, units = _fitting(columns, query, blocks)
+    slots: Slots = blocks[at // columns.block] * columns.block + at % columns.block
+    return price_rows(columns, query, slots, units, is_cached)
 
 
 def everything(columns: Columns, query: Query, is_cached: CachedTest) -> Rows:
@@ -135,18 +131,20 @@ def price_rows(
     query: Query,
     slots: Slots,
     units: Numbers,
-    numbers: Numbers | None = None,
     is_cached: CachedTest | None = None,
 ) -> Rows:
     """What these rows cost; those that miss a limit that follows from the cost are dropped."""
     demand = query.demand
-    if numbers is None:
-        numbers = columns.numbers.reshape(c.COLUMNS, -1)[:, slots]
-    reals = numbers.astype(np.float64)  # once, instead of in every step
+    flat = columns.numbers.reshape(c.COLUMNS, -1)
+    reals: Reals = flat[c.PRICED].take(slots, axis=1).astype(np.float64)
+    far = round_trips(query, flat[c.PEER, slots] if query.rtt_us else None, reals)
+    if demand.requirements.max_rtt_us:
+        near = (far <= demand.requirements.max_rtt_us).nonzero()[0]
+        if len(near) < len(slots):  # before the rest is worked out for rows that are too far
+            slots, units, far, reals = slots[near], units[near], far[near], reals[:, near]
     group = query.group if query.group is not None else columns.zone_group[slots // columns.block]
     price = columns.price.reshape(-1)[slots]
-    far = round_trips(query, numbers, reals)
-    speed = speeds(query, group, reals[c.SCORE], units)
+    speed = speeds(query, group, reals[_SCORE], units)
     image = None
     if query.image_bit:
         image = (columns.images.reshape(-1)[slots] & np.uint64(query.image_bit)) != 0
@@ -158,17 +156,14 @@ def price_rows(
             unsure = None
     parts = _charge(query, reals, price, units, speed, image, far)
     rows = Rows(slots, units, total(parts), unsure)
-    if not (demand.requirements.max_rtt_us or demand.estimate_s or demand.deadline_at_s):
+    if not (demand.estimate_s or demand.deadline_at_s):
         return rows
     keep = np.ones(len(slots), np.bool_)
-    want = demand.requirements
-    if want.max_rtt_us:
-        keep &= far <= want.max_rtt_us
     run_s = parts.run_s if demand.estimate_s else 0.0
     if demand.estimate_s:
         keep &= run_s <= demand.max_duration_s
     if demand.deadline_at_s:
-        keep &= query.now + reals[c.QUEUE] + run_s <= demand.deadline_at_s
+        keep &= query.now + reals[_QUEUE] + run_s <= demand.deadline_at_s
     return rows if keep.all() else select(rows, keep.nonzero()[0])
 
 
@@ -188,27 +183,32 @@ def total(parts: Parts) -> Reals:
     return summed
 
 
-def _fitting(
-    columns: Columns, query: Query, blocks: Slots, numbers: Numbers
-) -> tuple[Flags, Numbers]:
-    """Which rows fit by their own numbers, and how many units of each the demand takes."""
-    demand = query.demand
-    wanted, low = floor(query)
-    units = row_units(query, numbers[c.MODEL], numbers[c.FREE])
-    fits = (numbers[wanted] >= low).all(axis=0)
-    fits &= (numbers[c.FREE] >= units) & (units > 0)
+def _fitting(columns: Columns, query: Query, blocks: Slots) -> tuple[Slots, Numbers]:
+    """Places, counted through the blocks, that fit by their own numbers, and the units they sell.
+
+    The few columns that most demands ask about are read for all places, the others as needed.
+    """
+    demand, numbers = query.demand, columns.numbers
+    free = numbers[c.FREE, blocks].ravel()
+    units = row_units(query, numbers[c.MODEL, blocks].ravel(), free)
+    fits = (free >= units) & (units > 0)
     fits &= columns.price[blocks].ravel() <= float(demand.max_price_per_hour)
-    fits &= numbers[c.MIN_DURATION] <= demand.max_duration_s
+    fits &= numbers[c.MIN_DURATION, blocks].ravel() <= demand.max_duration_s
+    for column, low in query.floor:
+        fits &= numbers[column, blocks].ravel() >= low
+    if query.good:
+        fits &= (numbers[c.FLAGS, blocks].ravel() & np.uint32(query.good)) == query.good
+    if query.regions is not None:
+        fits &= query.regions[numbers[c.REGION, blocks].ravel()]
+    for peer in query.exclude:
+        fits &= numbers[c.PEER, blocks].ravel() != peer
+    at = fits.nonzero()[0]
+    units = units[at]
     disk = demand.requirements.disk_mib
     if disk:
-        fits &= numbers[c.DISK].astype(np.int64) * units >= disk
-    if query.good:
-        fits &= (numbers[c.FLAGS] & np.uint32(query.good)) == query.good
-    if query.regions is not None:
-        fits &= query.regions[numbers[c.REGION]]
-    for peer in query.exclude:
-        fits &= numbers[c.PEER] != peer
-    return fits, units
+        enough = numbers[c.DISK, blocks].ravel()[at].astype(np.int64) * units >= disk
+        at, units = at[enough], units[enough]
+    return at, units
 
 
 def row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
@@ -221,11 +221,11 @@ def row_units(query: Query, model: Numbers, free: Numbers) -> Numbers:
     return units
 
 
-def floor(query: Query) -> tuple[Slots, Numbers]:
-    """Which columns must hold at least how much: the simple constraints, as one comparison."""
-    demand, want = query.demand, query.demand.requirements
+def floor(demand: Demand, now: float) -> tuple[tuple[int, int], ...]:
+    """Which columns must hold at least how much: the simple constraints."""
+    want = demand.requirements
     lows = (
-        (c.EXPIRES, max(0, int(query.now)) + 1),
+        (c.EXPIRES, max(0, int(now)) + 1),
         (c.MAX_DURATION, demand.max_duration_s),
         (c.VRAM, want.vram_mib),
         (c.CUDA, want.cuda_vers),
@@ -233,11 +233,7 @@ def floor(query: Query) -> tuple[Slots, Numbers]:
         (c.MEMORY, want.memory_mib),
         (c.RELIABILITY, want.min_reliability_ppm),
     )
-    used = [(column, low) for column, low in lows if low]
-    return (
-        np.array([column for column, _ in used], np.int64),
-        np.array([[low] for _, low in used], np.uint32),
-    )
+    return tuple((column, low) for column, low in lows if low)
 
 
 def needed_flags(demand: Demand) -> int:
@@ -293,33 +289,37 @@ def _charge(
         weights,
         rate=price * units / HOUR_S,
         speed=speed,
-        wait_s=reals[c.QUEUE],
+        wait_s=reals[_QUEUE],
         in_kbit=in_kbit,
-        down_kbps=reals[c.DOWN],
-        up_kbps=reals[c.UP],
-        start_up_s=reals[c.START_UP] / 1000,
-        failure=(PPM - reals[c.RELIABILITY]) / PPM,
+        down_kbps=reals[_DOWN],
+        up_kbps=reals[_UP],
+        start_up_s=reals[_START_UP] / 1000,
+        failure=(PPM - reals[_RELIABILITY]) / PPM,
         rtt_us=rtt_us,
         minimum=np.minimum,
     )
 
 
-def round_trips(query: Query, numbers: Numbers, reals: Reals) -> Reals:
-    """The measured round trip to each row's peer, else the coordinates', in microseconds."""
+def round_trips(query: Query, peers: Numbers | None, reals: Reals) -> Reals:
+    """The measured round trip to each row's peer, else the coordinates', in microseconds.
+
+    `peers` has the rows' peer numbers, needed where something was measured; `reals` the PRICED
+    columns.
+    """
     own: Coordinate = query.demand.coordinate
     if own.error_ppm >= PPM:
         far = np.full(reals.shape[1], float(RTT_UNKNOWN_US))
     else:
-        dx = (own.x_us + c.ORIGIN) - reals[c.X]
-        dy = (own.y_us + c.ORIGIN) - reals[c.Y]
-        far = np.sqrt(dx * dx + dy * dy) + (own.height_us + reals[c.HEIGHT])
-        far[reals[c.ERROR] >= PPM] = RTT_UNKNOWN_US
+        dx = (own.x_us + c.ORIGIN) - reals[_X]
+        dy = (own.y_us + c.ORIGIN) - reals[_Y]
+        far = np.sqrt(dx * dx + dy * dy) + (own.height_us + reals[_HEIGHT])
+        far[reals[_ERROR] >= PPM] = RTT_UNKNOWN_US
     if query.rtt_us:
-        peers = np.array(list(query.rtt_us), np.uint32)
+        assert peers is not None, "what was measured was measured to a peer"
+        met_peers = np.array(list(query.rtt_us), np.uint32)
         measured = np.array(list(query.rtt_us.values()), np.float64)
-        order = np.argsort(peers)
-        place = np.searchsorted(peers, numbers[c.PEER], sorter=order)
-        place = order[np.minimum(place, len(peers) - 1)]
-        met = peers[place] == numbers[c.PEER]
-        far = np.where(met, measured[place], far)
+        order = np.argsort(met_peers)
+        place = np.searchsorted(met_peers, peers, sorter=order)
+        place = order[np.minimum(place, len(met_peers) - 1)]
+        far = np.where(met_peers[place] == peers, measured[place], far)
     return far

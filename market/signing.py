@@ -27,7 +27,7 @@ from market.limits import (
     PROTOCOL_VERSION,
 )
 from market.messages import KINDS, Envelope, Message, Sealing
-from market.terms import Heartbeat, Settlement, Terms, Voucher
+from market.terms import Extension, Heartbeat, Settlement, Terms, Voucher
 from market.units import UnixTime
 
 M = TypeVar("M", covariant=True)
@@ -159,6 +159,7 @@ _TYPE = {
         b"Heartbeat(bytes32 agreement,uint64 sequence,uint40 at,uint32 meteredSeconds,"
         b"uint48 challenge,bytes32 state)"
     ),
+    "extension": keccak(b"Extension(bytes32 agreement,uint96 deposit,uint32 duration)"),
     "settlement": keccak(b"Settlement(bytes32 agreement,uint96 paid,uint96 slashed)"),
 }
 
@@ -205,6 +206,12 @@ def heartbeat_digest(heartbeat: Heartbeat, domain: Domain) -> bytes:
     return _typed(
         domain, "heartbeat", h.agreement, h.sequence, h.at_s, h.metered_s, h.challenge, h.state
     )
+
+
+def extension_digest(extension: Extension, domain: Domain) -> bytes:
+    """The digest both sign to make an agreement longer and its deposit larger."""
+    e = extension
+    return _typed(domain, "extension", e.agreement, e.deposit, e.duration_s)
 
 
 def settlement_digest(settlement: Settlement, domain: Domain) -> bytes:

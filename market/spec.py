@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from market.errors import SpecError
@@ -22,8 +23,10 @@ from market.limits import (
     FILES_MAX,
     JOB_DURATION_MAX_S,
     NAME_CHARS_MAX,
+    NODES_MAX,
     REGIONS_MAX,
 )
+from market.reallocation import MOVES_MAX
 from market.terms import Accelerator, Env, Requirements, Workload
 from market.units import PPM, parse_duration_s, parse_money, parse_size_mib
 
@@ -31,11 +34,12 @@ T = TypeVar("T")
 
 _KEYS = """name image resources num_nodes envs secrets file_mounts outputs run kind
 max_hourly_cost max_duration value_of_time estimate priority deadline min_reliability max_rtt
-verified job_recovery checkpoint ports"""
+verified job_recovery reallocate preemptible checkpoint ports"""
 KEYS: Final = frozenset(_KEYS.split())
 _RESOURCE_KEYS = "accelerators cpus memory vram disk_size region cuda"
 RESOURCE_KEYS: Final = frozenset(_RESOURCE_KEYS.split())
 RECOVERY_KEYS: Final = frozenset(("max_attempts", "max_wait"))
+REALLOCATE_KEYS: Final = frozenset(("max_moves",))
 CHECKPOINT_KEYS: Final = frozenset(("path", "interval"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -47,6 +51,14 @@ class Mount:
 
     target: str
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When results must be back: Unix seconds, or seconds from the submission on; 0: no matter."""
+
+    at_s: int = 0
+    in_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,7 @@ class Spec:
     memory_mib: int
     disk_mib: int
     num_nodes: int
+    deadline_in_s: int  # from its submission on; 0: the bid says when, or never
     envs: tuple[Env, ...]
     secrets: tuple[str, ...]
     mounts: tuple[Mount, ...]
@@ -92,6 +105,8 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
     units = max(choice.count for choice in accelerators)
     recovery = _mapping(raw, "job_recovery", RECOVERY_KEYS)
     checkpoint = _mapping(raw, "checkpoint", CHECKPOINT_KEYS)
+    deadline = _value(raw, "deadline", _deadline, Deadline())
+    num_nodes = _value(raw, "num_nodes", _count(1, NODES_MAX), 1)
     max_hourly = _required(raw, "max_hourly_cost", lambda v: parse_money(v, decimals))
     duration_s = _required(raw, "max_duration", parse_duration_s)
     if duration_s > JOB_DURATION_MAX_S:
@@ -114,21 +129,24 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
             verified=_value(raw, "verified", _flag, False),
         ),
         bid=Bid(
-            max_price_per_hour=max_hourly // units,
+            max_price_per_hour=max_hourly // (units * num_nodes),
             value_of_time_per_hour=_value(
                 raw, "value_of_time", lambda v: parse_money(v, decimals), max_hourly
             ),
             max_duration_s=duration_s,
-            deadline_at_s=_value(raw, "deadline", _count(0, 2**40 - 1), 0),
+            deadline_at_s=deadline.at_s,
             priority=_value(raw, "priority", _count(0, 255), 0),
             max_wait_s=_value(recovery, "max_wait", parse_duration_s, 600),
             max_attempts=_value(recovery, "max_attempts", _count(1, 16), 5),
             estimate_s=_value(raw, "estimate", parse_duration_s, 0),
+            preemptible=_value(raw, "preemptible", _flag, False),
+            max_moves=_max_moves(raw, bool(checkpoint.get("path"))),
         ),
         cpus=_value(resources, "cpus", _count(0, 1024), 0) or 1,
         memory_mib=_value(resources, "memory", _size, 0) or 512,
         disk_mib=_value(resources, "disk_size", _size, 1024),
-        num_nodes=_value(raw, "num_nodes", _count(1, 64), 1),
+        num_nodes=num_nodes,
+        deadline_in_s=deadline.in_s,
         envs=_envs(raw.get("envs")),
         secrets=_secret_names(raw.get("secrets")),
         mounts=_mounts(raw.get("file_mounts")),
@@ -184,6 +202,34 @@ def _checked(key: str, value: Any, read: Callable[[Any], T]) -> T:
         return read(value)
     except SpecError as problem:
         raise SpecError(f"{key}: {problem}", hint=problem.hint) from None
+
+
+def _deadline(value: Any) -> Deadline:
+    """A moment (ISO 8601, or Unix seconds), or a span from the submission on (like 6h)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Deadline(at_s=_count(0, 2**40 - 1)(value))
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        try:
+            return Deadline(in_s=parse_duration_s(str(value)))
+        except SpecError:
+            raise SpecError(
+                f"{value!r} is neither a moment nor a span",
+                hint="write it like 6h, or like 2027-01-31T08:00+00:00",
+            ) from None
+    at = moment if moment.tzinfo else moment.replace(tzinfo=UTC)  # as YAML reads it
+    return Deadline(at_s=max(0, int(at.timestamp())))
+
+
+def _max_moves(raw: Mapping[str, Any], keeps_checkpoints: bool) -> int:
+    """A job without checkpoints would begin anew: it moves only if it is told to."""
+    value = raw.get("reallocate")
+    if isinstance(value, bool):
+        return MOVES_MAX if value else 0
+    rules = _mapping(raw, "reallocate", REALLOCATE_KEYS)
+    default = MOVES_MAX if keeps_checkpoints or rules else 0
+    return _value(rules, "max_moves", _count(0, MOVES_MAX), default)
 
 
 def _text(value: Any) -> str:

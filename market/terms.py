@@ -312,6 +312,15 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Extension:
+    """What is added to an agreement's deposit and duration, in all so far (EIP-712)."""
+
+    agreement: Hash
+    deposit: U96
+    duration_s: U32
+
+
+@dataclass(frozen=True, slots=True)
 class Settlement:
     """A cooperative end both sign (EIP-712): what is paid and what is slashed."""
 

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from typing import cast
 
 import structlog
 import trio
@@ -19,14 +21,16 @@ from node.artifacts import PROTOCOL, Artifacts
 from node.bulletin import Bulletin
 from node.config import Config
 from node.control import Control
+from node.demands import Demands
 from node.inbox import Inbox
 from node.keeper import Keeper
 from node.mail import Mail
-from node.ports import Ports
+from node.ports import ChainBatch, Ports
 from node.provider import Provider
 from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
+from node.wishes import Wishes
 
 log = structlog.get_logger("node")
 TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
@@ -49,8 +53,10 @@ async def run_node(
     provider = Provider(config, ports, keeper, mail, artifacts, shop)
     bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, shop.offers)
     queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
-    requester = Requester(config, ports, keeper, mail, bulletin, artifacts)
-    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester)
+    requester = Requester(ports, keeper, mail, artifacts)
+    demands = Demands(config, ports, keeper, mail, bulletin)
+    wishes = Wishes(ports, keeper, mail, bulletin, demands)
+    inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
 
@@ -61,7 +67,7 @@ async def run_node(
         return await room.perform(duty, agreement)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keeper.run, perform, requester.perform_job)
+        nursery.start_soon(keeper.run, perform, wishes.perform)
         nursery.start_soon(_follow_chain, ports, keeper)
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
@@ -69,7 +75,7 @@ async def run_node(
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(_look_round, shop)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        control = Control(config, ports, keeper, bulletin, requester, shop, queue)
+        control = Control(config, ports, keeper, bulletin, demands, shop, queue)
         nursery.start_soon(control.run)
         task_status.started(control)
 
@@ -100,8 +106,11 @@ async def _follow_chain(ports: Ports, keeper: Keeper) -> None:
     """Hand the keeper every confirmed fact, from where the journal ends, over any outage."""
     while True:
         try:
-            async for batch in ports.chain.facts(keeper.block):
-                await keeper.post(batch)
+            # Closed at once when it is cancelled between two facts, not when somebody collects it.
+            told = cast("AsyncGenerator[ChainBatch, None]", ports.chain.facts(keeper.block))
+            async with aclosing(told):
+                async for batch in told:
+                    await keeper.post(batch)
         except ChainError as problem:
             log.warning("the chain cannot be followed", problem=str(problem))
         await trio.sleep(CHAIN_PAUSE_S)

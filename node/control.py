@@ -11,19 +11,20 @@ import trio
 
 from node.bulletin import Bulletin
 from node.config import Config
+from node.demands import Demands
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
 from node.desk.network import NetworkDesk
+from node.desk.plans import PlanDesk
 from node.desk.selling import SellingDesk
 from node.desk.series import SeriesDesk
 from node.desk.wallet import WalletDesk
 from node.keeper import Keeper
 from node.ports import Ports
 from node.queue import Queue
-from node.requester import Requester
 from node.shop import Shop
 
 
@@ -31,12 +32,13 @@ class Control:
     """The node's front desk."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin,
-        requester: Requester, shop: Shop, queue: Queue,
+        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, demands: Demands,
+        shop: Shop, queue: Queue,
     ) -> None:  # fmt: skip
         """Opens a desk for each subject; has no state of its own."""
         self.ports = ports  # for the API: blobs go in and out as streams
-        self.jobs = JobDesk(ports, keeper, requester)
+        self.jobs = JobDesk(ports, keeper, demands)
+        self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)

@@ -16,6 +16,8 @@ from market.messages import (
     Accept,
     Beat,
     Done,
+    Extend,
+    Extended,
     LogPart,
     Message,
     Pay,
@@ -34,6 +36,7 @@ from node.mail import Mail
 from node.ports import Ports
 from node.provider import Provider
 from node.requester import Requester
+from node.wishes import Wishes
 
 log = structlog.get_logger("inbox")
 
@@ -43,7 +46,7 @@ class Inbox:
 
     def __init__(
         self, ports: Ports, keeper: Keeper, mail: Mail, bulletin: Bulletin, provider: Provider,
-        requester: Requester,
+        requester: Requester, wishes: Wishes,
     ) -> None:  # fmt: skip
         """Holds the rooms it hands things on to."""
         self._ports = ports
@@ -52,6 +55,7 @@ class Inbox:
         self._bulletin = bulletin
         self._provider = provider
         self._requester = requester
+        self._wishes = wishes
         self.refused = 0
 
     async def answer(self, peer: bytes, data: bytes) -> bytes:
@@ -70,7 +74,7 @@ class Inbox:
     async def _handle(self, peer: bytes, message: Message) -> Message:
         match message:
             case Quote():
-                self._requester.hear_quote(peer, message)
+                self._wishes.hear_quote(peer, message)
             case Accept():
                 await self._accept(self._mine(message.agreement, peer, Role.PROVIDER), message)
             case Release():
@@ -93,6 +97,9 @@ class Inbox:
                 data = await self._provider.read_log(agreement, offset, LOG_READ_BYTES_MAX)
                 more = offset + len(data) < agreement.report.log_bytes
                 return LogPart(offset, data, more)
+            case Extend(extension=extension):
+                agreement = self._mine(extension.agreement, peer, Role.PROVIDER)
+                return Extended(await self._provider.sign_extension(agreement, extension))
             case Sync():
                 return self._bulletin.synced(message)
             case _:
@@ -117,10 +124,19 @@ class Inbox:
             raise RefusedError("the hold is over")
         if digest(message.manifest) != agreement.terms.job:
             raise RefusedError("the manifest is not the one that the terms name")
+        if message.rank >= message.num_nodes:
+            raise RefusedError("a gang's ranks begin at 0")
         signer = agreement.terms.parties.requester_signer
         check_signer(agreement.id, message.requester_signature, signer)
         await self._tell(
-            agreement, Accepted(message.requester_signature, message.manifest, message.secrets)
+            agreement,
+            Accepted(
+                message.requester_signature,
+                message.manifest,
+                message.secrets,
+                message.rank,
+                message.num_nodes,
+            ),
         )
 
     async def _pay(self, agreement: Agreement, message: Pay) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 import trio
 
-from market import job as jobs
+from market import job_duties
 from market.agreement import Agreement, Phase, Role
 from market.apply import apply
 from market.codec import decode, encode
@@ -22,13 +22,13 @@ from market.duties import Duty, MakeBeat, Submit, duties, pace_s
 from market.errors import LimitError, MarketError
 from market.escrow import ChainFact
 from market.events import BeatHeard, BeatMade, BeatTaken, Event, LogPulled, Looked, Ticked
-from market.job import Job, JobDuty, JobEvent, JobTicked, Moved
+from market.job import Chosen, Job, JobDuty, JobEvent, JobTicked, Moved
+from market.job_apply import apply as apply_job
 from market.limits import (
     AGREEMENTS_MAX,
     EVENTS_PER_BEAT_MAX,
     JOBS_MAX,
     RECORD_BYTES_MAX,
-    RETRY_S,
 )
 from market.units import UnixTime
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
@@ -58,9 +58,10 @@ class JobHappened:
 
 @dataclass(frozen=True, slots=True)
 class Countersigned:
-    """The requester chose a quote: a new agreement, and the job's current one from now on."""
+    """The requester chose quotes: new agreements, one per node; the job's own from now on."""
 
-    agreement: Agreement
+    agreements: tuple[Agreement, ...]
+    chosen: Chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,10 @@ class Keeper:
                 taken |= agreement.terms.units
         return taken
 
+    def job_of_key(self, key: str) -> Job | None:
+        """The job that was submitted with this key; None for an empty one."""
+        return next((job for job in self.jobs.values() if key and job.key == key), None)
+
     async def run(self, perform: Performer, perform_job: JobPerformer) -> None:
         """Beat for ever."""
         async with trio.open_nursery() as nursery:
@@ -247,9 +252,10 @@ class Keeper:
         return [Write("agreement", a.id, None) for a in old]
 
     def _follow(self, key: bytes, job: Job, now: UnixTime, lines: list[LogLine]) -> None:
-        current = self.agreements.get(job.agreement)
-        if current is not None:
-            self._apply_job(key, Moved(current), now, lines)
+        present = (self.agreements.get(name) for name in (*job.gang, *job.next_gang))
+        known = tuple(agreement for agreement in present if agreement is not None)
+        if known:
+            self._apply_job(key, Moved(known), now, lines)
         self._apply_job(key, JobTicked(), now, lines)
 
     def _take(self, item: Item, now: UnixTime, lines: list[LogLine]) -> None:
@@ -258,10 +264,11 @@ class Keeper:
                 self._apply(key, event, now, lines)
             case JobHappened(key, event):
                 self._apply_job(key, event, now, lines)
-            case Countersigned(agreement):
-                self._countersigned(agreement, now, lines)
+            case Countersigned():
+                self._countersigned(item, now, lines)
             case Submitted(job):
-                if len(self.jobs) < JOBS_MAX and job.id not in self.jobs:
+                known = job.id in self.jobs or self.job_of_key(job.key) is not None
+                if len(self.jobs) < JOBS_MAX and not known:
                     self.jobs[job.id] = job
             case Noted():
                 return  # written down before anything was taken
@@ -275,12 +282,15 @@ class Keeper:
                 for fact in facts:
                     self._apply(fact.agreement, fact, now, lines)
 
-    def _countersigned(self, agreement: Agreement, now: UnixTime, lines: list[LogLine]) -> None:
-        job = self.jobs.get(agreement.job_id)
-        if job is None or job.over or job.agreement or job.cancelling:
+    def _countersigned(self, item: Countersigned, now: UnixTime, lines: list[LogLine]) -> None:
+        """All of a gang's agreements are taken up in one beat, and so in one commit, or none."""
+        job = self.jobs.get(item.agreements[0].job_id)
+        room = len(self.agreements) + len(item.agreements) <= AGREEMENTS_MAX
+        if job is None or not room or apply_job(job, item.chosen, now) is job:
             return
-        self.agreements[agreement.id] = agreement
-        self._apply_job(job.id, jobs.Chosen(agreement.id), now, lines)
+        for agreement in item.agreements:
+            self.agreements[agreement.id] = agreement
+        self._apply_job(job.id, item.chosen, now, lines)
 
     def _apply(
         self, key: bytes, event: Event | ChainFact, now: UnixTime, lines: list[LogLine]
@@ -307,7 +317,7 @@ class Keeper:
         job = self.jobs.get(key)
         if job is None:
             return
-        after = jobs.apply(job, event, now)
+        after = apply_job(job, event, now)
         if after is job or after == job:
             return
         self.jobs[key] = after
@@ -327,9 +337,9 @@ class Keeper:
                 if self._is_due(key, pace_s(duty, agreement), now):
                     nursery.start_soon(self._do, key, perform, duty, agreement)
         for job in self.jobs.values():
-            for job_duty in jobs.duties(job, now, self.agreements.get(job.agreement)):
+            for job_duty in job_duties.duties(job, now, self.agreements):
                 owed.add(job_duty)
-                if self._is_due(job_duty, RETRY_S, now):
+                if self._is_due(job_duty, job_duties.pace_s(job_duty), now):
                     nursery.start_soon(self._do_job, perform_job, job_duty, job)
         for key in [key for key in self._performed if key not in owed]:
             del self._performed[key]

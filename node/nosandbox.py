@@ -57,6 +57,10 @@ class NoSandbox:
         """Nothing runs."""
         raise SandboxError("this node sells nothing", hint="add a [provider] table")
 
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Never."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
     async def scrub(self, work_id: str) -> None:
         """Nothing is here."""
 

@@ -271,6 +271,7 @@ class Observed:
     cpu_ms: int = 0
     memory_bytes: int = 0
     gpu_ppm: int = 0  # the mean load of its GPUs
+    progress_ppm: int = 0  # of all its work, as the job itself wrote; 0: it wrote nothing
     log_bytes: int = 0
     paused: bool = False
     throttled_ms: int = 0  # how long its programs waited because their CPU quota was used up
@@ -403,6 +404,9 @@ class Sandbox(Protocol):
         Entering raises SandboxError if the job does not run or is paused. A program that is not
         there is no error here but exit code 127, as a shell would say.
         """
+
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may. SandboxError."""
 
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""

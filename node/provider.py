@@ -50,11 +50,13 @@ from market.events import (
     Staged,
 )
 from market.messages import Beat, Done, Quote, Report, WorkState
-from market.signing import agreement_id, digest, heartbeat_digest
+from market.signing import agreement_id, digest, extension_digest, heartbeat_digest
 from market.slots import choose_units
 from market.terms import (
     NOBODY,
     Demand,
+    Env,
+    Extension,
     Heartbeat,
     Money,
     Offer,
@@ -284,7 +286,8 @@ class Provider:
                 for sealed in a.secrets
             )
             units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            workspace = Workspace(a.id.hex(), manifest, units, secrets)
+            told = replace(manifest, envs=(*manifest.envs, *gang_envs(a.rank, a.num_nodes)))
+            workspace = Workspace(a.id.hex(), told, units, secrets)
             await self._ports.sandbox.prepare(workspace)
         except UnreachableError as problem:
             log.info("staging waits", agreement=a.id.hex()[:12], problem=str(problem))
@@ -315,11 +318,43 @@ class Provider:
 
     # What peers ask.
 
+    async def sign_extension(self, a: Agreement, extension: Extension) -> bytes:
+        """Our signature that the agreement lasts longer. Raises RefusedError if it may not.
+
+        Nothing is remembered: the terms are longer once the chain says so.
+        """
+        selling = self._shop.selling
+        if selling is None or not self._shop.sells:
+            raise RefusedError("nothing is sold here now")
+        if a.phase is not Phase.RUNNING or a.ending is not Ending.NONE:
+            raise RefusedError("the agreement does not run")
+        money, timing = a.terms.money, a.terms.timing
+        longer_s = timing.duration_s + extension.duration_s
+        if longer_s > selling.max_duration_s:
+            raise RefusedError("longer than this provider sells")
+        whole = deposit_for(money.price_per_hour, a.terms.unit_count, longer_s)
+        if extension.duration_s <= a.extra_duration_s or extension.deposit < whole - money.deposit:
+            raise RefusedError("the deposit does not cover the longer duration")
+        await self._ports.sandbox.extend(a.id.hex(), longer_s)
+        named = extension_digest(extension, self._ports.chain.info.domain)
+        return self._ports.signer.sign_digest(named)
+
     async def read_log(self, a: Agreement, offset: int, limit: int) -> bytes:
         """The job's output, for its requester."""
         if a.phase in (Phase.QUOTED, Phase.VOID):
             return b""
         return await self._ports.sandbox.read_log(a.id.hex(), offset, limit)
+
+
+def gang_envs(rank: int, num_nodes: int) -> tuple[Env, ...]:
+    """What a node of a gang is told of its place: our names, and those that torchrun reads."""
+    if num_nodes == 1:
+        return ()
+    told = {
+        "SOUK_NODE_RANK": rank, "SOUK_NUM_NODES": num_nodes,
+        "PET_NODE_RANK": rank, "PET_NNODES": num_nodes,
+    }  # fmt: skip
+    return tuple(Env(name, str(value)) for name, value in told.items())
 
 
 def _looked(a: Agreement, seen: Observed) -> Looked:
@@ -343,6 +378,7 @@ def _looked(a: Agreement, seen: Observed) -> Looked:
         cpu_ms=seen.cpu_ms,
         memory_bytes=seen.memory_bytes,
         gpu_ppm=seen.gpu_ppm,
+        progress_ppm=seen.progress_ppm,
         log_bytes=seen.log_bytes,
         checkpoint=None,
         checkpoint_step=0,

@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.messages", "market.escrow", "market.chainlog"),
     ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
     ("market.reallocation", "market.reputation", "market.statement"),
+    ("market.progress",),
     # market, the matching engine
     ("market.throughput", "market.names", "market.columns"),
     ("market.cost",),
@@ -37,6 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.pairs", "market.matching"),
     ("market.assignment",),
     ("market.explain",),
+    ("market.waiting",),
     # market, the scheduler
     ("market.site", "market.fleet", "market.policy.finish"),
     ("market.fragmentation", "market.slots"),
@@ -62,13 +64,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # market, agreements and jobs
     ("market.agreement",),
     ("market.events", "market.duties", "market.job"),
-    ("market.apply", "market.spec"),
+    ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox"),
+    ("node.config", "node.jobtext", "node.mail", "node.artifacts", "node.nosandbox"),
     ("node.bulletin", "node.keeper"),
-    ("node.shop",),
-    ("node.queue", "node.requester"),
+    ("node.demands", "node.shop"),
+    ("node.queue", "node.requester", "node.wishes"),
     ("node.provider",),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
@@ -80,6 +82,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.series",
         "node.desk.wallet",
         "node.desk.gauges",
+        "node.desk.plans",
         "node.desk.selling",
     ),
     ("node.control",),
@@ -89,7 +92,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters",
         "node.adapters.libp2p.*",
         "node.adapters.ethereum.*",
-        "node.adapters.engine.*",
         "node.adapters.oci.*",
         "node.adapters.sqlite.*",
         "node.adapters.disk.*",
@@ -97,6 +99,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters.keystore.*",
         "node.adapters.system.*",
     ),
+    ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
     ("node.live",),
     ("node.cli.selling",),
@@ -161,7 +164,9 @@ FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
     "node/ports.py": 660,  # the waist: one page to read before any adapter
-    "market/duties.py": 430,  # half of it names the duties, half derives them: one thought
+    "market/apply.py": 440,  # every event in one match: the only place where a phase changes
+    "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
+    "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/adapters/oci/driver.py": 430,  # the port's methods, each short
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
@@ -478,7 +483,7 @@ BROKEN = (
     (imports_go_down, "market/terms.py", "from . import units", "relative import"),
     (imports_go_down, "market/nowhere.py", "", "stands on no floor; add it to FLOORS"),
     (imports_go_down, "market/policy/fair.py", "import market.policy.load", "sideways to its twin"),
-    (imports_go_down, "node/adapters/oci.py", "import node.adapters.engine", "sideways"),
+    (imports_go_down, "node/adapters/oci.py", "import node.adapters.disk", "sideways"),
     (imports_go_down, "node/adapters/oci/mounts.py", "import node.adapters.oci.cgroups", ""),
     (imports_go_down, "node/keeper.py", "from node.adapters.sqlite import Journal", "imports up"),
     (imports_go_down, "node/ports.py", "from tests import world", "is not shipped"),

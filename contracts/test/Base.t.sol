@@ -4,7 +4,8 @@ pragma solidity 0.8.30;
 import {Test} from "forge-std/Test.sol";
 
 import {Escrow} from "../src/Escrow.sol";
-import {IEscrow} from "../src/IEscrow.sol";
+import {IEscrowEvents} from "../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../src/IEscrowTypes.sol";
 import {TestToken} from "../src/TestToken.sol";
 
 /// @notice One requester, one provider, one agreement at a time; what every test starts from.
@@ -46,8 +47,8 @@ abstract contract Base is Test {
         escrow.stake(address(token), 60e6);
     }
 
-    function limits() internal pure returns (IEscrow.Limits memory) {
-        return IEscrow.Limits({
+    function limits() internal pure returns (IEscrowTypes.Limits memory) {
+        return IEscrowTypes.Limits({
             minWindow: 60,
             maxWindow: 1 days,
             minClaimWindow: 600,
@@ -65,12 +66,12 @@ abstract contract Base is Test {
         vm.stopPrank();
     }
 
-    function makeTerms() internal view returns (IEscrow.Terms memory terms) {
-        terms.parties = IEscrow.Parties(
+    function makeTerms() internal view returns (IEscrowTypes.Terms memory terms) {
+        terms.parties = IEscrowTypes.Parties(
             requester, provider, requesterHot, providerHot, address(token), address(0)
         );
-        terms.money = IEscrow.Money(DEPOSIT, COLLATERAL, PRICE, BOND, 5000, 6000, 8000);
-        terms.timing = IEscrow.Timing(
+        terms.money = IEscrowTypes.Money(DEPOSIT, COLLATERAL, PRICE, BOND, 5000, 6000, 8000);
+        terms.timing = IEscrowTypes.Timing(
             uint40(START + 1 days), DURATION, GRACE, WINDOW, CLAIM_WINDOW, OFFLINE, 1000
         );
         terms.units = UNITS;
@@ -82,7 +83,7 @@ abstract contract Base is Test {
         return abi.encodePacked(r, s, v);
     }
 
-    function open(IEscrow.Terms memory terms) internal returns (bytes32 id) {
+    function open(IEscrowTypes.Terms memory terms) internal returns (bytes32 id) {
         id = escrow.agreementId(terms);
         bytes memory byRequester = sign(requesterKey, id);
         bytes memory byProvider = sign(providerKey, id);
@@ -90,7 +91,7 @@ abstract contract Base is Test {
         assertEq(escrow.open(terms, byRequester, byProvider), id);
     }
 
-    function opened() internal returns (IEscrow.Terms memory terms, bytes32 id) {
+    function opened() internal returns (IEscrowTypes.Terms memory terms, bytes32 id) {
         terms = makeTerms();
         id = open(terms);
     }
@@ -98,47 +99,47 @@ abstract contract Base is Test {
     function voucherOf(bytes32 id, uint256 amount, bool last)
         internal
         view
-        returns (IEscrow.Voucher memory voucher, bytes memory signature)
+        returns (IEscrowTypes.Voucher memory voucher, bytes memory signature)
     {
-        voucher = IEscrow.Voucher(id, uint96(amount), keccak256("ack"), last);
+        voucher = IEscrowTypes.Voucher(id, uint96(amount), keccak256("ack"), last);
         signature = sign(requesterHotKey, escrow.voucherDigest(voucher));
     }
 
     function heartbeatOf(bytes32 id, uint64 sequence, uint256 metered, uint48 nonce)
         internal
         view
-        returns (IEscrow.Heartbeat memory heartbeat, bytes memory signature)
+        returns (IEscrowTypes.Heartbeat memory heartbeat, bytes memory signature)
     {
-        heartbeat = IEscrow.Heartbeat(
+        heartbeat = IEscrowTypes.Heartbeat(
             id, sequence, uint40(block.timestamp), uint32(metered), nonce, keccak256("state")
         );
         signature = sign(providerHotKey, escrow.heartbeatDigest(heartbeat));
     }
 
-    function claim(IEscrow.Terms memory terms, uint256 amount) internal {
-        (IEscrow.Voucher memory voucher, bytes memory signature) =
+    function claim(IEscrowTypes.Terms memory terms, uint256 amount) internal {
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) =
             voucherOf(escrow.agreementId(terms), amount, false);
         escrow.claim(terms, voucher, signature);
     }
 
-    function settle(IEscrow.Terms memory terms, uint256 amount, bool last) internal {
-        (IEscrow.Voucher memory voucher, bytes memory signature) =
+    function settle(IEscrowTypes.Terms memory terms, uint256 amount, bool last) internal {
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) =
             voucherOf(escrow.agreementId(terms), amount, last);
         vm.prank(providerHot);
         escrow.settle(terms, voucher, signature);
     }
 
     /// @dev Challenges with a voucher for all that has accrued.
-    function challenge(IEscrow.Terms memory terms, uint48 nonce) internal {
+    function challenge(IEscrowTypes.Terms memory terms, uint48 nonce) internal {
         bytes32 id = escrow.agreementId(terms);
         uint256 owed = escrow.accrued(terms, block.timestamp - escrow.agreement(id).openedAt);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, owed, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, owed, false);
         vm.prank(requesterHot);
         escrow.challenge(terms, voucher, signature, nonce);
     }
 
-    function answer(IEscrow.Terms memory terms, uint64 sequence, uint48 nonce) internal {
-        (IEscrow.Heartbeat memory heartbeat, bytes memory signature) =
+    function answer(IEscrowTypes.Terms memory terms, uint64 sequence, uint48 nonce) internal {
+        (IEscrowTypes.Heartbeat memory heartbeat, bytes memory signature) =
             heartbeatOf(escrow.agreementId(terms), sequence, 0, nonce);
         vm.prank(anyone);
         escrow.answer(terms, heartbeat, signature);
@@ -152,11 +153,11 @@ abstract contract Base is Test {
         (, amount,,) = escrow.balance(address(token), account);
     }
 
-    function statusOf(bytes32 id) internal view returns (IEscrow.Status) {
+    function statusOf(bytes32 id) internal view returns (IEscrowTypes.Status) {
         return escrow.agreement(id).status;
     }
 
-    function assertStatus(bytes32 id, IEscrow.Status expected) internal view {
+    function assertStatus(bytes32 id, IEscrowTypes.Status expected) internal view {
         assertEq(uint256(statusOf(id)), uint256(expected));
     }
 
@@ -173,19 +174,23 @@ abstract contract Base is Test {
         assertEq(token.balanceOf(address(escrow)), 200e6, "tokens");
     }
 
-    function wrongStatus(bytes32 id, IEscrow.Status status) internal pure returns (bytes memory) {
-        return abi.encodeWithSelector(IEscrow.Escrow_WrongStatus.selector, id, status);
+    function wrongStatus(bytes32 id, IEscrowTypes.Status status)
+        internal
+        pure
+        returns (bytes memory)
+    {
+        return abi.encodeWithSelector(IEscrowEvents.Escrow_WrongStatus.selector, id, status);
     }
 
     function notParty(address sender) internal pure returns (bytes memory) {
-        return abi.encodeWithSelector(IEscrow.Escrow_NotParty.selector, sender);
+        return abi.encodeWithSelector(IEscrowEvents.Escrow_NotParty.selector, sender);
     }
 
     function tooEarly(uint256 first) internal pure returns (bytes memory) {
-        return abi.encodeWithSelector(IEscrow.Escrow_TooEarly.selector, first);
+        return abi.encodeWithSelector(IEscrowEvents.Escrow_TooEarly.selector, first);
     }
 
     function tooLate(uint256 last) internal pure returns (bytes memory) {
-        return abi.encodeWithSelector(IEscrow.Escrow_TooLate.selector, last);
+        return abi.encodeWithSelector(IEscrowEvents.Escrow_TooLate.selector, last);
     }
 }

@@ -8,8 +8,15 @@ job that has used up the largest part of either runs first. Pure; no parameter t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
+
+SPREAD = 0.5  # sigma of declared durations, log-normal: two in three are right within a factor 1.65
+CAREFUL = (0.25, 0.75)  # of an unknown duration: its fair finish by the low, its work by the high
+OVERRUN_MIN = 0.02  # what a job has at least left, as a share of what it ran: nobody is done yet
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +24,8 @@ class Standing:
     """An unfinished job at the start of a round.
 
     `alone_s` estimates its duration on units of its own, `left_s` what of it remains. `met` counts
-    the jobs, itself included, that were on the site at any time since it came.
+    the jobs, itself included, that were on the site at any time since it came. A job that is not
+    `measured` yet is known only by what was declared.
     """
 
     job_id: int
@@ -28,12 +36,20 @@ class Standing:
     left_s: float
     met: int
     ran_last: bool = False
+    measured: bool = True
 
 
 def plan(standing: Sequence[Standing], units: int, now: float) -> tuple[int, ...]:
-    """The jobs to run in this round, most urgent first, skipping what no longer fits."""
+    """The jobs to run in this round, most urgent first, skipping what no longer fits.
+
+    Jobs not yet measured go before all: one round says more of their speed than any declaration,
+    and costs one restart.
+    """
     horizon = horizon_s(standing, units)
-    ranked = sorted(standing, key=lambda one: (-urgency(one, units, horizon, now), one.job_id))
+    ranked = sorted(
+        standing,
+        key=lambda one: (one.measured, -urgency(one, units, horizon, now), one.job_id),
+    )
     return fill(ranked, units)
 
 
@@ -63,3 +79,18 @@ def horizon_s(standing: Sequence[Standing], units: int) -> float:
     work = sum(one.left_s * one.units for one in standing)
     longest = max((one.left_s for one in standing), default=0.0)
     return max(longest, work / units)
+
+
+def left_s(declared_s: float, ran_s: float, quantile: float, spread: float = SPREAD) -> float:
+    """How much longer a job runs that declared so much and ran so long, at a quantile, in seconds.
+
+    For a job that reports no progress. True durations are taken to scatter log-normally around
+    what is declared; that it still runs excludes all that are shorter, so an overrun is answered
+    by a longer estimate and not by none. Far beyond it all that counts is attained service.
+    """
+    gone = _NORMAL.cdf(math.log(max(ran_s, 1e-9) / max(declared_s, 1e-9)) / spread)
+    share = gone + (1.0 - gone) * quantile
+    least_s = ran_s * OVERRUN_MIN
+    if not 1e-12 < share < 1.0 - 1e-9:
+        return max(least_s, 1.0)
+    return max(declared_s * math.exp(spread * _NORMAL.inv_cdf(share)) - ran_s, least_s)

@@ -78,6 +78,11 @@ def dressed(jobs: Sequence[Job], dice: Random) -> tuple[Job, ...]:
     return tuple(result)
 
 
+def misdeclared(jobs: Sequence[RoundJob], sigma: float, dice: Random) -> dict[int, float]:
+    """What requesters declare of each job's duration: the truth times a log-normal factor."""
+    return {job.job_id: job.isolated_s * dice.lognormvariate(0.0, sigma) for job in jobs}
+
+
 def generated(count: int, units: int, dice: Random, *, load: float = 1.2) -> tuple[Job, ...]:
     """Poisson arrivals, log-normal durations, at `load` of the units' capacity while they come.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from market.policy.finish import Standing
+from market.policy.finish import CAREFUL, Standing, left_s
 from market.simulate.training import Throughputs, Training, profile_s, rescaled, wanted_batch
 
 ROUND_S = 120.0
@@ -26,10 +26,14 @@ class Knowledge(Enum):
 
     PROFILE: the seconds of each epoch with its coming batch sizes, as Shockwave is given them.
     PROGRESS: only the steps left at the speed of now, as any job reports them.
+    DECLARED: until a job has run, what its requester declared; from then on as PROGRESS.
+    BLIND: what was declared and how long it ran; the job reports nothing.
     """
 
     PROFILE = "profile"
     PROGRESS = "progress"
+    DECLARED = "declared"
+    BLIND = "blind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class _Live:
     job: RoundJob
     training: Training
     met: int
+    declared_s: float
     run_s: float = 0.0
     finish_s: float | None = None
 
@@ -116,9 +121,14 @@ def run_rounds(
     *,
     round_s: float = ROUND_S,
     knowledge: Knowledge = Knowledge.PROFILE,
+    declared_s: Mapping[int, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> RoundRun:
-    """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total)."""
+    """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total).
+
+    `declared_s` is what requesters say of each job's duration, by id; without it they are right.
+    """
+    said = declared_s or {}
     coming = sorted(jobs, key=lambda job: (job.arrival_s, job.job_id), reverse=True)
     live: dict[int, _Live] = {}
     finish: dict[int, float] = {}
@@ -131,7 +141,8 @@ def run_rounds(
             job = coming.pop()
             for other in live.values():
                 other.met += 1
-            live[job.job_id] = _Live(job, job.training, met=len(live) + 1)
+            declared = said.get(job.job_id, job.isolated_s)
+            live[job.job_id] = _Live(job, job.training, len(live) + 1, declared)
         if not live:
             if not coming:
                 return RoundRun(tuple(jobs), units, finish, tuple(rounds), busy, moves, cut_off)
@@ -194,15 +205,29 @@ def _run(
 
 def _seen(state: _Live, knowledge: Knowledge, throughputs: Throughputs, ran_last: bool) -> Standing:
     job, training = state.job, state.training
+    unseen = knowledge is Knowledge.DECLARED and not state.run_s
     if knowledge is Knowledge.PROFILE:
         count = len(job.profile)
         done = min(count, training.steps_run * count // max(1, training.steps))
         alone, left = job.isolated_s, sum(job.profile[done:])
+    elif knowledge is Knowledge.BLIND:
+        low, high = (left_s(state.declared_s, state.run_s, one) for one in CAREFUL)
+        alone, left = state.run_s + low, high
+    elif unseen:
+        alone = left = state.declared_s
     else:
         left = training.steps_left / _speed(training, throughputs)
         alone = state.run_s + left
     return Standing(
-        job.job_id, job.requester, job.arrival_s, job.units, alone, left, state.met, ran_last
+        job.job_id,
+        job.requester,
+        job.arrival_s,
+        job.units,
+        alone,
+        left,
+        state.met,
+        ran_last,
+        measured=not unseen,
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from market.errors import MarketError, SpecError
 from market.limits import ENV_BYTES_MAX
-from market.units import format_duration
 from node.cli.follow import exit_code, follow, job_path, summary
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, sending, write_json, write_lines
+from node.cli.plans import show_plan
 from node.client.http import Node, NodeDownError
 from node.client.jobfile import JobFile, read_job_file
 from node.client.submission import ask, prepare, send, submit
@@ -65,7 +65,7 @@ def run(
     file = _with_flags(read_job_file(job), env, name)
     secrets = dict(_secret(item) for item in secret)
     prepared = prepare(node, file, settings, secrets)
-    _show_plan(prepared.plan)
+    show_plan(prepared.plan)
     _confirm(yes)
     with sending() as progress:
         send(node, prepared, progress)
@@ -106,7 +106,7 @@ def validate(job: Path, *, common: Common = DEFAULT) -> int:
         write_json({"valid": True, "plan": plan})
     else:
         write_lines([f"{file.name}: in order"])
-        _show_plan(plan)
+        show_plan(plan)
     return 0
 
 
@@ -119,11 +119,11 @@ def explain(job: Path, *, common: Common = DEFAULT) -> int:
         The job file (YAML), - for standard input.
     """
     node = common.node()
-    lines = ask(node, "/api/explain", read_job_file(job))["lines"]
+    told = ask(node, "/api/explain", read_job_file(job))
     if common.as_json:
-        write_json({"lines": lines})
+        write_json(told)
     else:
-        write_lines(lines)
+        write_lines(told["lines"])
     return 0
 
 
@@ -168,17 +168,6 @@ def _check_here(file: JobFile) -> None:
         parse(file.raw, decimals=TOKEN_DECIMALS)
     except SpecError as problem:
         raise file.located(problem) from None
-
-
-def _show_plan(plan: dict[str, Any]) -> None:
-    if not plan:
-        return
-    token = plan["token"]
-    say(
-        f"{plan['name']}: {' or '.join(plan['accelerators'])}, "
-        f"at most {plan['max_hourly_cost']} {token}/h for {format_duration(plan['max_duration_s'])}"
-    )
-    say(f"held at most: {plan['max_hold']} {token}; what is not used comes back")
 
 
 def _confirm(yes: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from market.errors import MarketError, NotFoundError, SpecError
 from market.placement import PLACEMENTS
 from market.policy import POLICIES
 from market.simulate import readers
-from market.simulate.jobs import Job, Trace, dressed, generated
+from market.simulate.jobs import Job, Trace, dressed, generated, misdeclared
 from market.simulate.metrics import Figures, of_queue, of_rounds
 from market.simulate.placing import PlacingRun, run_placing
 from market.simulate.planners import planner
@@ -37,6 +37,7 @@ TRACE_BYTES_MAX = 256 * 1024 * 1024
 UNITS_MAX = 8192
 GENERATED_JOBS = 500
 DECIMALS = 6
+ERROR_MAX = 5.0  # a factor of 150: beyond it a declaration is noise
 Advance = Callable[[int, int], None]
 
 
@@ -52,6 +53,7 @@ def simulate(
     preempt: bool = False,
     rounds: bool | None = None,
     knowledge: str = "profile",
+    error: float = 0.5,
     migrate: bool = False,
     throughputs: Path | None = None,
     nodes: Path | None = None,
@@ -83,7 +85,10 @@ def simulate(
     rounds
         Jobs pause between rounds of 120 s. The default for Gavel and Shockwave traces.
     knowledge
-        In rounds, what is known of durations: profile (every epoch) or progress (steps left).
+        In rounds, what is known of durations: profile (every epoch), progress (steps left),
+        declared (what was declared, and progress once it runs) or blind (what was declared).
+    error
+        How wrong declared durations are: the sigma of a log-normal factor.
     migrate
         With placements: a job that fits nowhere may move one other.
     throughputs
@@ -96,7 +101,7 @@ def simulate(
         Write a picture: FILE.png, .svg or .pdf.
     """
     names = _names(policy)
-    _check(units, jobs, placement, knowledge)
+    _check(units, jobs, placement, knowledge, error)
     if names[0] in PLACEMENTS:
         if plot is not None:
             raise SpecError("a placement experiment has no picture", hint="leave out --plot")
@@ -120,7 +125,8 @@ def simulate(
         for name in names:
             advance = _advance(bar, name)
             if in_rounds:
-                runs[name] = _in_rounds(loaded, chosen, name, units, knowledge, advance)
+                said = misdeclared(loaded.rounds, error, Random(seed))
+                runs[name] = _in_rounds(loaded, chosen, name, units, (knowledge, said), advance)
             else:
                 runs[name] = run_queue(
                     chosen,
@@ -220,7 +226,7 @@ def _beside(trace: Path, pattern: str) -> Path | None:
     return next(iter(sorted(trace.resolve().parent.glob(pattern))), None)
 
 
-def _check(units: int, jobs: int, placement: str, knowledge: str) -> None:
+def _check(units: int, jobs: int, placement: str, knowledge: str, error: float) -> None:
     if not 1 <= units <= UNITS_MAX:
         raise SpecError(f"a site has 1 to {UNITS_MAX} units, not {units}")
     if jobs < 0:
@@ -228,7 +234,10 @@ def _check(units: int, jobs: int, placement: str, knowledge: str) -> None:
     if placement not in SLOT_POLICIES:
         raise SpecError(f"--placement is one of {', '.join(SLOT_POLICIES)}, not {placement!r}")
     if knowledge not in {one.value for one in Knowledge}:
-        raise SpecError(f"--knowledge is profile or progress, not {knowledge!r}")
+        known = ", ".join(one.value for one in Knowledge)
+        raise SpecError(f"--knowledge is one of {known}, not {knowledge!r}")
+    if not 0 <= error <= ERROR_MAX:
+        raise SpecError(f"--error is a sigma from 0 to {ERROR_MAX}, not {error}")
 
 
 def _names(policy: Sequence[str] | None) -> list[str]:
@@ -247,7 +256,12 @@ def _names(policy: Sequence[str] | None) -> list[str]:
 
 
 def _in_rounds(
-    loaded: Trace, chosen: Sequence[Job], name: str, units: int, knowledge: str, advance: Advance
+    loaded: Trace,
+    chosen: Sequence[Job],
+    name: str,
+    units: int,
+    known: tuple[str, Mapping[int, float]],
+    advance: Advance,
 ) -> RoundRun:
     ids = {job.job_id for job in chosen}
     return run_rounds(
@@ -255,7 +269,8 @@ def _in_rounds(
         loaded.throughputs,
         units,
         planner(name, chosen),
-        knowledge=Knowledge(knowledge),
+        knowledge=Knowledge(known[0]),
+        declared_s=known[1],
         progress=advance,
     )
 

@@ -30,10 +30,10 @@ class Prepared:
     mounts: tuple[LocalBlob, ...]
 
 
-def ask(node: Node, path: str, file: JobFile) -> Any:
+def ask(node: Node, path: str, file: JobFile, **more: Any) -> Any:
     """What the node says of a job file; its complaints name the file's line. Raises MarketError."""
     try:
-        return node.post(path, {"spec": file.raw})
+        return node.post(path, {"spec": file.raw, **more})
     except MarketError as problem:
         raise file.located(problem) from None
 
@@ -48,7 +48,9 @@ def prepare(node: Node, file: JobFile, settings: Settings, secrets: Mapping[str,
             hint=f"set it in the environment and give --secret {missing[0]}",
         )
     image = local_blob(plan["image"], find_image(file, settings))
-    return Prepared(file, plan, image, tuple(mounts_of(file, plan["mounts"])))
+    mounts = tuple(mounts_of(file, plan["mounts"]))
+    sized = {"image": image.named(), "inputs": [mount.named() for mount in mounts]}
+    return Prepared(file, ask(node, "/api/plan", file, **sized), image, mounts)
 
 
 def send(node: Node, prepared: Prepared, progress: Progress) -> None:

@@ -8,27 +8,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from market.errors import NotFoundError, SpecError
-from market.job import CancelAsked, Job, remaining_s
+from market.errors import NotFoundError, RefusedError, SpecError
+from market.job import CancelAsked, ExtendAsked, Job, remaining_s
+from market.limits import JOB_DURATION_MAX_S
 from market.spec import Spec, parse
 from market.terms import Artifact
-from market.units import format_money
+from market.units import PPM, format_money
+from market.voucher import deposit_for
+from node.demands import Demands
 from node.desk.rows import agreement_row, artifact_row
 from node.keeper import JobHappened, Keeper, Submitted
 from node.ports import Ports
-from node.requester import Requester
+from node.requester import log_name
 
 LOG_PART_BYTES = 64 * 1024
+KEY_BYTES_MAX = 64
 
 
 class JobDesk:
     """Asks the requester and the keeper; has no state of its own."""
 
-    def __init__(self, ports: Ports, keeper: Keeper, requester: Requester) -> None:
+    def __init__(self, ports: Ports, keeper: Keeper, demands: Demands) -> None:
         """Shares the node's rooms."""
         self._ports = ports
         self._keeper = keeper
-        self._requester = requester
+        self._demands = demands
 
     def spec(self, raw: object) -> Spec:
         """Check a job file's mapping. Raises SpecError."""
@@ -40,12 +44,20 @@ class JobDesk:
         image: Artifact,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
+        key: str = "",
     ) -> str:
         """Take a job whose image and inputs are in the blob store already; returns its id.
 
-        Raises SpecError for a wrong job file, a missing secret or a missing blob.
+        The same `key` (of the submitter's choice, at most 64 letters) gives the same job, however
+        often and after whatever crash it is said. Raises SpecError for a wrong job file, a missing
+        secret, a missing blob, or a key that was used for another job.
         """
+        if len(key.encode()) > KEY_BYTES_MAX:
+            raise SpecError(f"the idempotency key has at most {KEY_BYTES_MAX} letters")
         spec = self.spec(raw)
+        known = self._keeper.job_of_key(key)
+        if known is not None:
+            return self._same(known, spec, image)
         missing = [name for name in spec.secrets if name not in secrets]
         if missing:
             raise SpecError(f"secrets: {missing[0]} has no value",
@@ -53,13 +65,38 @@ class JobDesk:
         for artifact in (image, *inputs):
             if await self._ports.blobs.size(artifact.hash) != artifact.size_bytes:
                 raise SpecError(f"{artifact.path}: its bytes are not here", hint="upload it first")
-        job = self._requester.draft(spec, image, inputs, secrets)
+        job = self._demands.draft(spec, image, inputs, secrets, key)
         await self._keeper.heed(Submitted(job))
-        return job.id.hex()
+        return (self._keeper.job_of_key(key) or job).id.hex()
 
-    def explain(self, raw: object) -> list[str]:
-        """What the market has for a job file, and what would let more offers fit."""
-        return list(self._requester.explain(self.spec(raw)))
+    def _same(self, known: Job, spec: Spec, image: Artifact) -> str:
+        told = (known.manifest.name, known.manifest.command, known.manifest.image.hash)
+        if told != (spec.name, spec.run, image.hash):
+            raise SpecError("this idempotency key was used for another job",
+                            hint="use a new key for a new job")  # fmt: skip
+        return known.id.hex()
+
+    async def extend(self, name: str, more_s: int) -> dict[str, Any]:
+        """Let a job take `more_s` seconds longer; says what that may cost at most.
+
+        Its present agreement is lengthened if its provider agrees; otherwise the job goes on
+        elsewhere when that ends. Raises SpecError, and RefusedError for a job that is over.
+        """
+        job = self.job(name)
+        if more_s <= 0 or job.bid.max_duration_s + more_s > JOB_DURATION_MAX_S:
+            raise SpecError("a job takes at most 30 days in all", hint="extend by less, like 2h")
+        if job.over or job.cancelling:
+            raise RefusedError(f"{job.manifest.name} is {job.state.value}",
+                               hint="submit it again")  # fmt: skip
+        await self._keeper.heed(JobHappened(job.id, ExtendAsked(more_s)))
+        job = self._keeper.jobs[job.id]
+        units = max(choice.count for choice in job.requirements.accelerators) * job.nodes
+        return {
+            "id": job.id.hex(),
+            "max_duration_s": job.bid.max_duration_s,
+            "used_s": job.used_s,
+            "at_most": self._money(deposit_for(job.bid.max_price_per_hour, units, more_s)),
+        }
 
     def job(self, name: str) -> Job:
         """The job whose id (or name, if it is the only such one) begins so. NotFoundError."""
@@ -90,12 +127,13 @@ class JobDesk:
                 **agreement_row(self._keeper.agreements[key], self._money),
                 "story": await self._story(key),
             }
-            for key in job.attempts
+            for key in job.agreements
             if key in self._keeper.agreements
         ]
         return {
             **self._row(job),
             "command": job.manifest.command,
+            "explanation": list(job.explanation),
             "image": artifact_row(job.manifest.image),
             "inputs": [artifact_row(one) for one in job.manifest.inputs],
             "outputs": list(job.manifest.outputs),
@@ -118,18 +156,34 @@ class JobDesk:
         lines = await self._ports.journal.story(subject, 200)
         return [{"at": line.at, "kind": line.kind, "text": line.text} for line in lines]
 
+    async def images(self) -> list[dict[str, Any]]:
+        """The images of this node's jobs whose bytes are still here, the last used first."""
+        found: dict[bytes, dict[str, Any]] = {}
+        for job in sorted(self._keeper.jobs.values(), key=lambda job: -job.created_at_ms):
+            image = job.manifest.image
+            if image.hash not in found and await self._ports.blobs.size(image.hash) is not None:
+                name = image.path or image.hash.hex()[:12]
+                found[image.hash] = {"name": name, "built": False, **artifact_row(image)}
+        return list(found.values())
+
     def results(self, name: str) -> tuple[Artifact, ...]:
         """What a finished job left. NotFoundError."""
         return self.job(name).results
 
-    async def log(self, name: str, offset: int) -> tuple[bytes, int, bool]:
-        """Output from `offset`: the bytes, where to go on, and whether no more will come."""
+    async def log(self, name: str, offset: int, rank: int = 0) -> tuple[bytes, int, bool]:
+        """Output from `offset`: the bytes, where to go on, and whether no more will come.
+
+        `rank` is the node of a gang. Raises NotFoundError for one that the job has not.
+        """
         job = self.job(name)
-        data = await self._ports.logs.read(job.id, offset, LOG_PART_BYTES)
+        if not 0 <= rank < job.nodes:
+            raise NotFoundError(f"{job.manifest.name} has no rank {rank}",
+                                hint=f"its ranks are 0 to {job.nodes - 1}")  # fmt: skip
+        data = await self._ports.logs.read(log_name(job.id, rank), offset, LOG_PART_BYTES)
         return data, offset + len(data), job.over and not data
 
     def _row(self, job: Job) -> dict[str, Any]:
-        attempts = [self._keeper.agreements.get(key) for key in job.attempts]
+        attempts = [self._keeper.agreements.get(key) for key in job.agreements]
         mine = [attempt for attempt in attempts if attempt is not None]
         current = self._keeper.agreements.get(job.agreement) or (mine[-1] if mine else None)
         return {
@@ -143,6 +197,12 @@ class JobDesk:
             "exit_code": job.exit_code if job.over else None,
             "provider": current.peer.hex() if current else None,
             "attempts": len(job.attempts),
+            "nodes": job.nodes,
+            "moves": job.moves,
+            "moving": job.move.value if job.move else None,
+            "preemptible": job.bid.preemptible,
+            "deadline": job.bid.deadline_at_s or None,
+            "progress": job.meter.done_ppm / PPM if job.meter.done_ppm else None,
             "max_attempts": job.bid.max_attempts,
             "max_price_per_hour": self._money(job.bid.max_price_per_hour),
             "max_duration_s": job.bid.max_duration_s,

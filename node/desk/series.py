@@ -104,11 +104,13 @@ class SeriesDesk:
             return
         self._sequences[a.id] = sequence
         job = self._keeper.jobs.get(a.job_id)
-        if job is None or a.id not in job.attempts:
-            return
+        tries = () if job is None else job.attempts
+        attempt = next((at for at, one in enumerate(tries) if a.id == one.members[0]), None)
+        if attempt is None:
+            return  # of a gang, the first member is drawn
         sample = Sample(
             at_ms=a.heard_at_ms or int(self._ports.clock.now() * 1000),
-            attempt=job.attempts.index(a.id),
+            attempt=attempt,
             metered_s=a.metered_s,
             cpu_ms=a.report.cpu_ms,
             memory_bytes=a.report.memory_bytes,

@@ -47,6 +47,7 @@ class Tightness:
     verified: float = 0.2
     far: float = 0.1
     several: float = 0.3
+    anything: float = 0.1  # any GPU at all: the least selective query there is
 
 
 def peer(number: int) -> bytes:
@@ -113,6 +114,8 @@ def demand(number: int, random: Random, tightness: Tightness | None = None) -> D
     count = random.choice((1, 1, 1, 2, 4))
     some = names if random.random() < chance.several else names[:1]
     wanted = tuple(Accelerator(name[0], count) for name in dict.fromkeys(some))
+    if random.random() < chance.anything:
+        wanted = (Accelerator("*", count),)
     dollars = max(name[2] for name in some)
     hours = random.choice((0.25, 1, 4, 12))
     return Demand(
@@ -130,7 +133,7 @@ def demand(number: int, random: Random, tightness: Tightness | None = None) -> D
             disk_mib=random.choice((0, 20, 80)) * 1024,
             cuda_vers=random.choice((0, 1108, 1202)),
             regions=("EU",) if random.random() < chance.region else (),
-            max_rtt_us=100_000 if random.random() < chance.far else 0,
+            max_rtt_us=random.choice((30_000, 100_000)) if random.random() < chance.far else 0,
             min_reliability_ppm=random.choice((0, 950_000, 980_000, 990_000)),
             verified=random.random() < chance.verified,
         ),

@@ -24,6 +24,7 @@ from node.adapters.oci import bundle, cgroups, images
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.cgroups import Cgroup
+from node.adapters.oci.settings import USER, Identity
 from node.ports import RunState
 from tests.adapters.sandbox.harness import MIB, Driver, small_settings
 from tests.bench.row import Row, row
@@ -133,7 +134,7 @@ def _bare(image: Path, root: Path) -> float:
         hostname="bare",
         root=str(image),
         cgroup="/gridsouk/bench-bare/bare",
-        uid_base=200_000,
+        identity=Identity(USER, USER, 0, 0),
         memory_bytes=128 * MIB,
         cpus=1,
         pids=64,

@@ -19,8 +19,10 @@ import trio
 from market.errors import ChainError, IntegrityError, LimitError, NotFoundError, SpecError
 from market.spec import Spec, parse
 from market.terms import Artifact
+from market.units import format_money
 from node.adapters.system.clock import SystemClock
 from node.control import Control
+from node.desk.plans import said
 from node.web.server import serve
 
 RESULT = b"the model\n" * 1000
@@ -87,7 +89,7 @@ class Desk:
     """The methods of `Control` that the API calls: every desk in one."""
 
     def __init__(self) -> None:
-        self.jobs = self.market = self.money = self.network = self.series = self
+        self.jobs = self.market = self.money = self.network = self.plans = self.series = self
         self.plays: dict[str, Play] = {}
         self.version = 1
         self.news = trio.Event()
@@ -130,6 +132,7 @@ class Desk:
         image: Artifact,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
+        key: str = "",
     ) -> str:
         spec = self.spec(raw)
         for artifact in (image, *inputs):
@@ -147,8 +150,30 @@ class Desk:
     async def cancel(self, name: str) -> str:
         return self._find(name).id
 
-    def explain(self, raw: object) -> list[str]:
-        return [f"{self.spec(raw).name}: no offer fits", "2 offers at +0.06/h"]
+    def explain(self, raw: object) -> dict[str, Any]:
+        return {"lines": [f"{self.spec(raw).name}: no offer fits", "2 offers at +0.06/h"]}
+
+    def checked(self, raw: object) -> dict[str, Any]:
+        return said(self.spec(raw), "TEST", lambda amount: format_money(amount, 6))
+
+    async def plan(
+        self, raw: object, image: Artifact | None = None, inputs: tuple[Artifact, ...] = ()
+    ) -> dict[str, Any]:
+        best = {
+            **offer("RTX 4090", 2, "0.4"), "units": 1, "chosen": True, "peer": "ab" * 32,
+            "held": "0.5",
+            "cost": {"price": "0.3", "waiting": "0.1", "risk": "0.05", "total": "0.45"},
+            "seconds": {"queue": 0.0, "transfer": 2.5, "start_up": 1.5, "run": 90.0, "ready": 98.0},
+        }  # fmt: skip
+        return {
+            **self.checked(raw), "ranking": [best], "held": "0.5", "refundable": "0.2",
+            "waiting": "", "deadline": None, "explanation": self.explain(raw),
+            "estimate": {
+                "price": "0.3", "expected_cost": "0.35", "ready_s": 98.0, "run_s": 90.0,
+                "is_guess": True,
+            },
+            "wallet": {"free": "0.4", "enough": False, "missing": "0.1"},
+        }  # fmt: skip
 
     def all(self) -> list[dict[str, Any]]:
         return [self._row(play) for play in self.plays.values()]
@@ -161,7 +186,7 @@ class Desk:
         ]
         return {**self._row(play), "history": history, "agreements": [], "results": play.results}
 
-    async def log(self, name: str, offset: int) -> tuple[bytes, int, bool]:
+    async def log(self, name: str, offset: int, rank: int = 0) -> tuple[bytes, int, bool]:
         data = LOG[offset : offset + 5]
         return data, offset + len(data), self._find(name).over and not data
 

@@ -165,7 +165,8 @@ def test_run_follows_to_the_end(machine: Machine, name: str, code: int) -> None:
     assert said.code == code
     assert said.out == "step 1\nstep 2\n"
     assert "at most 0.6 TEST/h for 2h 00m" in said.err
-    assert "held at most: 1.2 TEST" in said.err
+    assert "held now: 0.5 TEST, of which about 0.2 comes back; never more than 1.2" in said.err
+    assert "-> RTX 4090 x1       0.4       0.45 = 0.3 + 0.1 + 0.05" in said.err
     assert "RUNNING" in said.err
 
 

@@ -265,6 +265,27 @@ def test_a_round_fits_and_wastes_nothing(jobs: list[tuple[int, int]]) -> None:
 
 
 @given(
+    st.floats(1, 1e6),
+    st.floats(0, 1e7),
+    st.floats(0.05, 0.9),
+    st.floats(0, 0.09),
+    st.floats(0, 1e5),
+    st.floats(0, 1e7),
+    st.floats(0.05, 0.9),
+    st.floats(0, 0.09),
+    st.floats(0, 1e5),
+)
+def test_what_is_left_grows_with_caution_and_never_ends(
+    declared: float, ran: float, quantile: float, more: float, longer: float
+) -> None:
+    left = finish.left_s(declared, ran, quantile)
+    assert 0 < left < float("inf")
+    assert left <= finish.left_s(declared, ran, quantile + more) * (1 + 1e-9)
+    # Having run longer never makes the whole job shorter.
+    assert ran + left <= (ran + longer + finish.left_s(declared, ran + longer, quantile)) * 1.001
+
+
+@given(
     st.lists(
         st.tuples(st.integers(0, 300), st.integers(1, 9), st.integers(1, 200)),
         min_size=1,

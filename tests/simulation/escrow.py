@@ -2,7 +2,7 @@
 
 The state table, the guards and their names, the bonds and windows are those of contracts/src/
 Escrow.sol, line for line where it matters; tests/adapters/ethereum/test_model.py walks both at once
-and compares. Not modelled: top-ups, claims on heartbeats, equivocation, arbiters, ERC-1271.
+and compares. Not modelled: claims on heartbeats, equivocation, arbiters, ERC-1271.
 `total` is what the checkers hold it to: nothing appears, nothing vanishes.
 """
 
@@ -25,9 +25,12 @@ from market.escrow import (
     Closed,
     CloseSigned,
     Closing,
+    Extend,
+    Extended,
     Finalize,
     Open,
     Opened,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
@@ -38,6 +41,7 @@ from market.signing import (
     Domain,
     agreement_id,
     digest,
+    extension_digest,
     heartbeat_digest,
     recover,
     settlement_digest,
@@ -73,11 +77,18 @@ class OnChain:
     paid: int = 0
     nonce: int = 0
     bonded: bool = True
+    extra_deposit: int = 0
+    extra_duration: int = 0
 
     @property
     def end(self) -> int:
         """The first second in which the provider cannot be held to it any more."""
-        return self.opened_at + self.terms.timing.duration_s
+        return self.opened_at + self.terms.timing.duration_s + self.extra_duration
+
+    @property
+    def deposit(self) -> int:
+        """With what was added."""
+        return self.terms.money.deposit + self.extra_deposit
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ class Ledger:
     def total(self) -> int:
         """Every base unit there is."""
         locked = sum(
-            one.terms.money.deposit - one.paid + one.terms.money.collateral
+            one.deposit - one.paid + one.terms.money.collateral
             + (one.terms.money.bond if one.bonded else 0)
             for one in self.live.values()
         )  # fmt: skip
@@ -181,10 +192,32 @@ class Ledger:
         return self._tx, tuple(self._said)
 
     def _perform(self, order: ChainOrder) -> None:
-        if isinstance(order, Open):
-            self._open(order)
-            return
         id_ = agreement_id(order.terms, self.domain)
+        match order:
+            case Open():
+                self._open(order)
+            case OpenMany(opens=opens):
+                for one in opens:
+                    self._open(one)
+            case Extend():
+                self._extend(id_, order)
+            case Claim() | Settle() | CloseSigned() | RequesterClose() | ProviderClose():
+                self._perform_end(id_, order)
+            case Finalize():
+                self._finalize(id_)
+            case Challenge():
+                self._challenge(id_, order)
+            case Answer():
+                self._answer(id_, order)
+            case Slash():
+                live = self._in(id_, Status.CHALLENGED)
+                self._not_before(live.deadline + 1)
+                money = live.terms.money
+                self._close(id_, Status.SLASHED, money.collateral * money.slash_bps // BPS)
+
+    def _perform_end(
+        self, id_: bytes, order: Claim | Settle | CloseSigned | RequesterClose | ProviderClose
+    ) -> None:
         match order:
             case Claim(voucher=voucher, signature=signature):
                 if not self._take_voucher(id_, voucher, signature):
@@ -207,17 +240,6 @@ class Ledger:
             case ProviderClose():
                 self._only(order.terms, provider=True)
                 self._close_by_provider(id_)
-            case Finalize():
-                self._finalize(id_)
-            case Challenge():
-                self._challenge(id_, order)
-            case Answer():
-                self._answer(id_, order)
-            case Slash():
-                one = self._in(id_, Status.CHALLENGED)
-                self._not_before(one.deadline + 1)
-                money = one.terms.money
-                self._close(id_, Status.SLASHED, money.collateral * money.slash_bps // BPS)
 
     def _open(self, order: Open) -> None:
         terms, parties, money = order.terms, order.terms.parties, order.terms.money
@@ -243,6 +265,26 @@ class Ledger:
         grace = self._at + terms.timing.start_grace_s
         self.live[id_] = OnChain(terms, Status.OPEN, self._at, grace)
         self._say(Opened(id_, self._at, self._tx))
+
+    def _extend(self, id_: bytes, order: Extend) -> None:
+        one, extension = self._in(id_, Status.OPEN), order.extension
+        self._not_after(one.end - 1)
+        self._names(extension.agreement, id_)
+        added = extension.deposit - one.extra_deposit
+        longer = extension.duration_s - one.extra_duration
+        if added < 0 or longer < 0 or added + longer == 0:
+            raise refuse("AmountOutOfRange")
+        if one.terms.timing.duration_s + extension.duration_s > self.limits.duration_max:
+            raise refuse("BadTerms")
+        parties, named = one.terms.parties, extension_digest(extension, self.domain)
+        self._spend(
+            parties.requester, parties.requester_signer, added, named, order.requester_signature
+        )
+        if longer:
+            self._either(parties.provider, parties.provider_signer, named, order.provider_signature)
+        self._take_free(parties.requester, added)
+        self._change(id_, extra_deposit=extension.deposit, extra_duration=extension.duration_s)
+        self._say(Extended(id_, extension.deposit, extension.duration_s, self._tx))
 
     def _check_terms(self, terms: Terms) -> None:
         p, m, t, limits = terms.parties, terms.money, terms.timing, self.limits
@@ -276,7 +318,7 @@ class Ledger:
 
     def _payable(self, one: OnChain) -> int:
         elapsed = min(self._at, one.end) - one.opened_at
-        return min(one.terms.money.deposit, accrued(one.terms, elapsed))
+        return min(one.deposit, accrued(one.terms, elapsed))
 
     def _pay(self, id_: bytes, paid: int) -> None:
         one = self.live[id_]
@@ -304,7 +346,7 @@ class Ledger:
         p, money, settlement = one.terms.parties, one.terms.money, order.settlement
         self._names(settlement.agreement, id_)
         named = settlement_digest(settlement, self.domain)
-        most = money.deposit
+        most = one.deposit
         if settlement.slashed:
             self._either(p.requester, p.requester, named, order.requester_signature)
             self._either(p.provider, p.provider, named, order.provider_signature)
@@ -378,7 +420,7 @@ class Ledger:
         one = self.live.pop(id_)
         self.over[id_] = status
         parties, money = one.terms.parties, one.terms.money
-        refunded = money.deposit - one.paid
+        refunded = one.deposit - one.paid
         to_victim = slashed * money.victim_share_bps // BPS
         self._credit(parties.requester, refunded + to_victim + (money.bond if one.bonded else 0))
         self.stake[parties.provider] += money.collateral - slashed
@@ -386,6 +428,8 @@ class Ledger:
         self.units[parties.provider] &= ~one.terms.units
         if status is Status.SLASHED:
             self._say(Slashed(id_, slashed, to_victim, slashed - to_victim, self._tx))
+        # A call that pays and closes says only Closed.
+        self._said = [said for said in self._said if not isinstance(said, Claimed)]
         self._say(Closed(id_, one.paid, refunded, self._tx))
 
     # Who may, who signed.

@@ -1,8 +1,9 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare]`. Its checkpoint holds
-how many seconds are done; a resumed job goes on from there. Its one result says for how long it
-worked in all. A `bare` job leaves neither. What serves a port gives back what it is sent.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress]`. Its
+checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
+for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it is.
+What serves a port gives back what it is sent.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class SimWork:
     stopped_at: float | None = None
     paused_at: float | None = None
     paused_s: float = 0.0
+    rate: float = 1.0  # seconds of work done in a second
+    extended_s: float = 0.0
     collected: list[str] = field(default_factory=list)
 
     @property
@@ -60,26 +63,26 @@ class SimWork:
     @property
     def limit_s(self) -> float:
         """How long it may run."""
-        return float(self.workspace.manifest.max_duration_s or 2**31)
+        return max(self.extended_s, float(self.workspace.manifest.max_duration_s or 2**31))
 
     def ran_s(self, now: float) -> float:
         """Seconds it has run here."""
         if self.started_at is None:
             return 0.0
-        left = min(max(0.0, self.wanted_s - self.done_before_s), self.limit_s)
+        left = min(max(0.0, self.wanted_s - self.done_before_s) / self.rate, self.limit_s)
         ends = [end for end in (now, self.stopped_at, self.paused_at) if end is not None]
         return min(min(ends) - self.started_at - self.paused_s, left)
 
     def done_s(self, now: float) -> float:
         """Seconds of the whole work that are done."""
-        return self.done_before_s + self.ran_s(now)
+        return self.done_before_s + self.ran_s(now) * self.rate
 
     def observed(self, now: float) -> Observed:
         """As the clock says."""
         if self.started_at is None:
             return Observed(RunState.PREPARED)
         ran_s, size = self.ran_s(now), len(self.log(now))
-        if self.done_s(now) >= self.wanted_s:
+        if self.done_s(now) >= self.wanted_s - 1e-6:
             code = int(self.option("exit") or 0)
             return Observed(RunState.EXITED, ran_s, code, log_bytes=size)
         if self.stopped_at is not None:
@@ -93,7 +96,14 @@ class SimWork:
             memory_bytes=1 << 20,
             pids=1,
             paused=self.paused_at is not None,
+            progress_ppm=self.progress_ppm(now),
         )
+
+    def progress_ppm(self, now: float) -> int:
+        """The share of its work that is done, if it says so."""
+        if "progress" not in self.workspace.manifest.command.split():
+            return 0
+        return round(self.done_s(now) / self.wanted_s * 1_000_000)
 
     def log(self, now: float) -> bytes:
         """What it has said: its word, then eight bytes for each second."""
@@ -111,6 +121,7 @@ class SimSandbox:
         self.work: dict[str, SimWork] = {}
         self.overlaps: list[str] = []
         self.checks: tuple[Check, ...] = ()
+        self.rate = 1.0  # of what is prepared from now on
 
     def power_cut(self) -> None:
         """Everything that ran is gone."""
@@ -132,7 +143,7 @@ class SimSandbox:
             shared = set(other.workspace.units) & set(workspace.units)
             if running and shared and other.done_s(self._now()) < other.wanted_s:
                 self.overlaps.append(workspace.work_id)
-        self.work[workspace.work_id] = SimWork(workspace, done_s)
+        self.work[workspace.work_id] = SimWork(workspace, done_s, rate=self.rate)
 
     async def start(self, work_id: str) -> None:
         """Once."""
@@ -180,6 +191,11 @@ class SimSandbox:
         work = self.work.get(work_id)
         if work is not None and work.stopped_at is None:
             work.stopped_at = self._now()
+
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """A later end."""
+        work = self._running(work_id)
+        work.extended_s = max(work.extended_s, float(max_duration_s))
 
     async def pause(self, work_id: str) -> None:
         """Its clock stands still."""

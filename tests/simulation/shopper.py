@@ -135,7 +135,7 @@ class Shopper:
         manifest = self._manifest(quote.demand_id, quote.terms.timing.duration_s)
         assert digest(manifest) == quote.terms.job
         mine = self.signer.sign_digest(id_)
-        await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, ()))
+        await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, (), 0, 1))
         try:
             await self.chain.submit(Open(quote.terms, mine, quote.provider_signature))
         except ChainRefusedError as problem:
@@ -149,7 +149,9 @@ class Shopper:
             self.quotes.setdefault(message.demand_id, []).append(message)
             self.quoted_at.setdefault(message.demand_id, self.world.clock.now())
         elif isinstance(message, Beat):
-            self.beats[message.heartbeat.agreement] = message
+            before = self.beats.get(message.heartbeat.agreement)
+            if before is None or before.heartbeat.sequence < message.heartbeat.sequence:
+                self.beats[message.heartbeat.agreement] = message  # one may overtake another
             self.world.nursery.start_soon(self._pay, peer, message)
         else:
             reply = Refused("no", "it is scripted")

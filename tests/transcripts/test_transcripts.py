@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from market import job as jobs
+from market import job_apply, job_duties
 from market.agreement import Agreement, Role
 from market.apply import apply
 from market.duties import (
@@ -58,11 +58,25 @@ from market.events import (
     Staged,
     Ticked,
 )
-from market.job import Choose, Chosen, Demanded, Job, JobEvent, MakeDemand, Moved, Publish
+from market.job import (
+    Attempt,
+    Choose,
+    Chosen,
+    Demanded,
+    Job,
+    JobDuty,
+    JobEvent,
+    MakeDemand,
+    Moved,
+    Publish,
+    Withdraw,
+    Withdrawn,
+)
 from market.messages import Beat, Pay, WorkState
 from market.units import UnixTime
 from tests.samples import (
     AGREEMENT_ID,
+    DEMAND_ID,
     START_S,
     TX,
     artifact,
@@ -97,7 +111,7 @@ class Walk:
 
     def tell_job(self, event: JobEvent) -> None:
         before = self.job
-        self.job = jobs.apply(before, event, UnixTime(self.now))
+        self.job = job_apply.apply(before, event, UnixTime(self.now))
         if self.job is before:
             return
         self.say(">>", "job", event)
@@ -132,10 +146,11 @@ class Walk:
     def one_duty(self) -> bool:
         current = self.sides.get(Role.REQUESTER) if self.job.agreement else None
         if current is not None:
-            self.tell_job(Moved(current))
+            self.tell_job(Moved((current,)))
         now = UnixTime(self.now)
+        known = {a.id: a for role, a in self.sides.items() if role is Role.REQUESTER}
         owed: list[tuple[str, Any, Callable[[Any], None]]] = [
-            ("job", duty, self.do_job) for duty in jobs.duties(self.job, now, current)
+            ("job", duty, self.do_job) for duty in job_duties.duties(self.job, now, known)
         ]
         for role, side in self.sides.items():
             owed += [(role.value, duty, self.do) for duty in duties(side, now)]
@@ -147,7 +162,7 @@ class Walk:
                 return True
         return False
 
-    def do_job(self, duty: jobs.JobDuty) -> None:
+    def do_job(self, duty: JobDuty) -> None:
         match duty:
             case MakeDemand(round=round_):
                 self.tell_job(Demanded(demand(round_)))
@@ -155,7 +170,9 @@ class Walk:
                 self.sides.setdefault(Role.PROVIDER, provider())
             case Choose():
                 self.sides[Role.REQUESTER] = requester()
-                self.tell_job(Chosen(AGREEMENT_ID))
+                self.tell_job(Chosen(DEMAND_ID, Attempt((AGREEMENT_ID,))))
+            case Withdraw(demand_id=demand_id):
+                self.tell_job(Withdrawn(demand_id))
             case _:
                 raise AssertionError(f"nobody cancels here: {duty}")
 
@@ -234,8 +251,8 @@ def tell(what: object) -> str:
             return f"{name} {seen.work.value}, {metered_s} s"
         case Opened():
             return name
-        case Moved(agreement):
-            return f"{name} {agreement.phase.value}"
+        case Moved(agreements):
+            return f"{name} {agreements[0].phase.value}"
         case _:
             plain = (
                 f"{field.name}={getattr(what, field.name)}"

@@ -220,7 +220,9 @@ def test_accept_then_open() -> None:
 
 
 def test_who_cancels_before_the_opening_never_opens() -> None:
-    assert owed(told(requester(), Acknowledged(), StopAsked(Ending.CANCELLED, "no"))) == ()
+    stop = StopAsked(Ending.CANCELLED, "no")
+    assert owed(told(requester(), stop)) == ()
+    assert owed(told(requester(), Acknowledged(), stop)) == (SendStop(ID),)
 
 
 @pytest.mark.parametrize(("silent_s", "asks"), [(7.5, False), (7.6, True)])

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -14,9 +15,9 @@ import pytest
 
 from market.errors import NotFoundError, SpecError
 from market.policy import POLICIES
-from market.policy.finish import Standing, horizon_s, plan, urgency
+from market.policy.finish import Standing, horizon_s, left_s, plan, urgency
 from market.simulate import readers
-from market.simulate.jobs import Job, dressed, generated
+from market.simulate.jobs import Job, dressed, generated, misdeclared
 from market.simulate.metrics import jain_index, of_queue, of_rounds, percentile, unallocated
 from market.simulate.placing import run_placing, stream
 from market.simulate.planners import planner
@@ -119,6 +120,38 @@ def test_finish_prefers_who_has_used_up_more_of_a_budget() -> None:
     fcfs = planner("fcfs", [Job(0, "r", 1.0, 1, 100, 100), Job(1, "r", 0.0, 1, 1000, 1000)])
     older = [standing(0, 1.0, 100.0, 100.0), standing(1, 0.0, 1000.0, 1000.0)]
     assert fcfs(older, 1, 350.0) == (1,)
+
+
+def test_a_job_nobody_has_seen_run_is_tried_first() -> None:
+    seen = standing(0, 0.0, 100.0, 100.0)
+    unseen = replace(standing(1, 0.0, 9000.0, 9000.0), measured=False)
+    assert plan([seen, unseen], 1, 350.0) == (1,)
+    assert plan([seen, replace(unseen, measured=True)], 1, 350.0) == (0,)
+
+
+def test_an_overrun_is_answered_by_a_longer_estimate() -> None:
+    assert left_s(1000.0, 0.0, 0.5) == pytest.approx(1000.0)
+    assert left_s(1000.0, 0.0, 0.25) < 1000.0 < left_s(1000.0, 0.0, 0.75)
+    assert [left_s(1000.0, ran, 0.5) > 0 for ran in (1000.0, 2000.0, 1e7)] == [True] * 3
+    assert 1500.0 + left_s(1000.0, 1500.0, 0.5) > 1000.0 + left_s(1000.0, 1000.0, 0.5)
+
+
+def test_wrong_declarations_count_until_a_job_has_run() -> None:
+    jobs = [round_job(0, "r", 0.0, training(24_000), RATES)]
+    seen: dict[Knowledge, list[float]] = {one: [] for one in Knowledge}
+    for knowledge, notes in seen.items():
+
+        def look(
+            standing: Sequence[Standing], units: int, now: float, notes: list[float] = notes
+        ) -> Sequence[int]:
+            notes.append(standing[0].left_s)
+            return [standing[0].job_id]
+
+        run_rounds(jobs, RATES, 1, look, knowledge=knowledge, declared_s={0: 600.0})
+    assert seen[Knowledge.PROGRESS][:2] == [2400.0, 2280.0]
+    assert seen[Knowledge.DECLARED][:2] == [600.0, 2280.0]
+    assert seen[Knowledge.BLIND][0] == pytest.approx(left_s(600.0, 0.0, 0.75))
+    assert min(seen[Knowledge.BLIND]) > 0
 
 
 def test_figures_of_a_queue_worked_out_by_hand() -> None:
@@ -277,9 +310,14 @@ def published(name: str) -> Path:
 
 def test_fair_on_the_published_trace() -> None:
     trace = load_trace(published("shockwave/120.trace"))
-    for knowledge in Knowledge:
+    for knowledge in (Knowledge.PROFILE, Knowledge.PROGRESS, Knowledge.DECLARED):
         run = run_rounds(
-            trace.rounds, trace.throughputs, 32, planner("fair", ()), knowledge=knowledge
+            trace.rounds,
+            trace.throughputs,
+            32,
+            planner("fair", ()),
+            knowledge=knowledge,
+            declared_s=misdeclared(trace.rounds, 0.5, Random(3)),
         )
         found = of_rounds("fair", run, trace.jobs)
         assert max(run.fairness().values()) <= 1.85

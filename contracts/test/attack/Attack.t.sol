@@ -2,7 +2,8 @@
 pragma solidity 0.8.30;
 
 import {Escrow} from "../../src/Escrow.sol";
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 import {CallbackToken, FeeToken, NativeThief} from "../Mocks.sol";
 import {ReentrancyGuardTransient} from "@openzeppelin/contracts/utils/ReentrancyGuardTransient.sol";
@@ -18,7 +19,7 @@ contract AttackTest is Base {
         fee.approve(address(escrow), 100);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_WrongAmountReceived.selector, address(fee), 99, 100
+                IEscrowEvents.Escrow_WrongAmountReceived.selector, address(fee), 99, 100
             )
         );
         escrow.deposit(address(fee), 100);
@@ -44,7 +45,7 @@ contract AttackTest is Base {
         thief.put(2 ether);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NativeTransferFailed.selector, address(thief), 1 ether
+                IEscrowEvents.Escrow_NativeTransferFailed.selector, address(thief), 1 ether
             )
         );
         thief.take(1 ether, true, false);
@@ -59,87 +60,90 @@ contract AttackTest is Base {
         (bool done,) =
             address(escrow).call{value: 1 ether}(abi.encodeCall(escrow.multicall, (calls)));
         assertFalse(done, "multicall takes no value");
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.multicall(calls);
     }
 
     // ------------------------------------------------------------------------------------ replay
 
     function test_attack_ReplayOnAnotherContract() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         Escrow other = new Escrow(limits());
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         other.open(terms, a, b);
     }
 
     function test_attack_ReplayOnAnotherChain() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
         vm.chainId(block.chainid + 1);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.open(terms, a, b);
     }
 
     function test_attack_ReplayOfTermsAfterTheClose() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         settle(terms, 0, true);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Closed));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Closed));
         escrow.open(terms, a, b);
     }
 
     function test_attack_VoucherOfAnotherAgreement() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        IEscrow.Terms memory other = makeTerms();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        IEscrowTypes.Terms memory other = makeTerms();
         other.units = 4;
         bytes32 otherId = open(other);
         vm.warp(START + 100);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(otherId, 1e5, true);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_WrongAgreement.selector, id, otherId));
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) =
+            voucherOf(otherId, 1e5, true);
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_WrongAgreement.selector, id, otherId)
+        );
         escrow.claim(terms, voucher, signature);
         voucher.agreement = id;
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.claim(terms, voucher, signature);
     }
 
     function test_attack_ChangedTermsAreAnotherAgreement() public {
-        (IEscrow.Terms memory terms,) = opened();
+        (IEscrowTypes.Terms memory terms,) = opened();
         terms.money.slashBps = 0;
         bytes32 id = escrow.agreementId(terms);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.None));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.None));
         escrow.finalize(terms);
     }
 
     // -------------------------------------------------------------------------------- signatures
 
     function test_attack_MalleableSignature() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 100);
-        (IEscrow.Voucher memory voucher,) = voucherOf(id, 1e5, false);
+        (IEscrowTypes.Voucher memory voucher,) = voucherOf(id, 1e5, false);
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(requesterHotKey, escrow.voucherDigest(voucher));
         uint256 n = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141;
         bytes memory twin = abi.encodePacked(r, bytes32(n - uint256(s)), v == 27 ? 28 : 27);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.claim(terms, voucher, twin);
         bytes memory short = abi.encodePacked(r, s);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.claim(terms, voucher, short);
         bytes memory zero = new bytes(65);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.claim(terms, voucher, zero);
     }
 
     /// @dev Padding bits above a field change the digest we hash but not the value we read.
     function test_attack_DirtyPaddingIsNotSigned() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 100);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e5, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e5, false);
         bytes memory data = abi.encodeCall(escrow.claim, (terms, voucher, signature));
         data[4 + 24 * 32] = 0x01; // the highest byte of the voucher's uint96 amount
         (bool done,) = address(escrow).call(data);
@@ -152,16 +156,16 @@ contract AttackTest is Base {
     // ------------------------------------------------------------------------------ front-running
 
     function test_attack_OpenFrontRunByARelayerDoesWhatWasSigned() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened(); // sent by anyone, not by a party
-        assertStatus(id, IEscrow.Status.Open);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened(); // sent by anyone, not by a party
+        assertStatus(id, IEscrowTypes.Status.Open);
         assertEq(terms.parties.requester, requester);
         assertEq(free(anyone), 0);
     }
 
     function test_attack_ClaimAheadOfSettleDoesNotStopIt() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 2e6, true);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 2e6, true);
         vm.prank(anyone);
         escrow.claim(terms, voucher, signature);
         vm.prank(provider);
@@ -170,28 +174,28 @@ contract AttackTest is Base {
     }
 
     function test_attack_StaleLastVoucherInOthersHands() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1, true);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1, true);
         vm.prank(requester);
         vm.expectRevert(notParty(requester));
         escrow.settle(terms, voucher, signature);
     }
 
     function test_attack_CloseAheadOfChallengeDoesNotDodgeIt() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         vm.prank(provider);
         escrow.providerClose(terms);
         challenge(terms, 1);
         vm.warp(START + 1001 + WINDOW);
         escrow.slash(terms);
-        assertStatus(id, IEscrow.Status.Slashed);
+        assertStatus(id, IEscrowTypes.Status.Slashed);
     }
 
     /// @dev Answer, close at once, and sit out the cooldown: the close waits until it is over.
     function test_attack_CloseInTheCooldownDoesNotDodge() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         challenge(terms, 1);
         answer(terms, 1, 1);
@@ -202,49 +206,49 @@ contract AttackTest is Base {
         vm.prank(requester);
         escrow.authorise(requesterHot, address(token), BOND, type(uint40).max);
         challenge(terms, 2);
-        assertStatus(id, IEscrow.Status.Challenged);
+        assertStatus(id, IEscrowTypes.Status.Challenged);
     }
 
     function test_attack_VoucherAheadOfChallengeDoesNotStopIt() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         claim(terms, 2e6);
         challenge(terms, 1);
-        assertStatus(id, IEscrow.Status.Challenged);
+        assertStatus(id, IEscrowTypes.Status.Challenged);
     }
 
     // ---------------------------------------------------------------------------------- liveness
 
     function test_attack_PreSignedAnswerIsRefused() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         // Signed before the challenge, for every small number somebody might guess.
-        (IEscrow.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 1);
+        (IEscrowTypes.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 1);
         challenge(terms, 0xBEEFBEEF1234);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadNonce.selector, 1));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowEvents.Escrow_BadNonce.selector, 1));
         escrow.answer(terms, beat, signature);
     }
 
     function test_attack_OldAnswerIsRefused() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         challenge(terms, 7);
-        (IEscrow.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 7);
+        (IEscrowTypes.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 7);
         escrow.answer(terms, beat, signature);
         vm.warp(START + 1000 + WINDOW);
         vm.prank(requester);
         escrow.authorise(requesterHot, address(token), BOND, type(uint40).max);
         challenge(terms, 8);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadNonce.selector, 7));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowEvents.Escrow_BadNonce.selector, 7));
         escrow.answer(terms, beat, signature);
     }
 
     function test_attack_InArrearsCannotChallenge() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 0, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 0, false);
         vm.prank(requester);
-        vm.expectPartialRevert(IEscrow.Escrow_NotPaidUp.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_NotPaidUp.selector);
         escrow.challenge(terms, voucher, signature, 1);
     }
 
@@ -253,12 +257,12 @@ contract AttackTest is Base {
     function test_attack_StolenHotKeysWithdrawNothing() public {
         opened();
         vm.startPrank(requesterHot);
-        vm.expectPartialRevert(IEscrow.Escrow_InsufficientFree.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_InsufficientFree.selector);
         escrow.withdraw(address(token), 1);
     }
 
     function test_attack_StolenRequesterKeyPaysNoMoreThanTimeHasPassed() public {
-        (IEscrow.Terms memory terms,) = opened();
+        (IEscrowTypes.Terms memory terms,) = opened();
         vm.warp(START + 10);
         settle(terms, DEPOSIT, true);
         assertMoved(10 * PER_SECOND, 0, 0, 0);
@@ -267,7 +271,7 @@ contract AttackTest is Base {
     function test_attack_OperatorMovesTheSameMoneyOnlyOnce() public {
         vm.prank(requester);
         escrow.authorise(requesterHot, address(token), 11e6, type(uint40).max);
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         escrow.open(terms, sign(requesterHotKey, id), sign(providerKey, id));
         settle(terms, 0, true); // all of it came back
@@ -275,36 +279,38 @@ contract AttackTest is Base {
         id = escrow.agreementId(terms);
         bytes memory a = sign(requesterHotKey, id);
         bytes memory b = sign(providerKey, id);
-        vm.expectPartialRevert(IEscrow.Escrow_NotAuthorised.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_NotAuthorised.selector);
         escrow.open(terms, a, b);
     }
 
     function test_attack_OperatorOfAnotherTokenOrRole() public {
         vm.prank(requester);
         escrow.authorise(providerHot, address(token), 11e6, type(uint40).max);
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(providerHotKey, id); // an operator, but not the signer of the terms
         bytes memory b = sign(providerKey, id);
-        vm.expectPartialRevert(IEscrow.Escrow_BadSignature.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_BadSignature.selector);
         escrow.open(terms, a, b);
     }
 
     function test_attack_DoubleSaleOfAUnit() public {
         opened();
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.salt = bytes32(uint256(1));
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_UnitsTaken.selector, provider, UNITS));
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_UnitsTaken.selector, provider, UNITS)
+        );
         escrow.open(terms, a, b);
     }
 
     function test_attack_UnstakingDoesNotFreeLockedCollateral() public {
         opened();
         vm.startPrank(provider);
-        vm.expectPartialRevert(IEscrow.Escrow_InsufficientStake.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_InsufficientStake.selector);
         escrow.unstake(address(token), 60e6);
         escrow.unstake(address(token), 40e6);
     }

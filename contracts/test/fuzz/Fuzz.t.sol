@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 
 contract FuzzTest is Base {
     function testFuzz_accrued_CountsBits(uint96 price, uint256 units, uint32 seconds_) public view {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.money.pricePerHour = price;
         terms.units = units;
         uint256 count;
@@ -21,14 +22,15 @@ contract FuzzTest is Base {
     function testFuzz_vouchers_TheBestOneCounts(uint96[6] memory amounts, uint16[6] memory waits)
         public
     {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         uint256 now_ = START; // a cached block.timestamp may survive vm.warp
         uint256 best;
         for (uint256 i; i < amounts.length; ++i) {
             now_ += waits[i] % 1500;
             vm.warp(now_);
             uint256 amount = amounts[i] % (2 * DEPOSIT);
-            (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, amount, false);
+            (IEscrowTypes.Voucher memory voucher, bytes memory signature) =
+                voucherOf(id, amount, false);
             uint256 elapsed = now_ - START < DURATION ? now_ - START : DURATION;
             uint256 payable_ = elapsed * PER_SECOND;
             if (payable_ > DEPOSIT) payable_ = DEPOSIT;
@@ -46,7 +48,7 @@ contract FuzzTest is Base {
     function testFuzz_slash_SplitConserves(uint96 collateral, uint16 slashBps, uint16 victimBps)
         public
     {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.money.collateral = uint96(bound(collateral, 0, 60e6));
         terms.money.slashBps = uint16(bound(slashBps, 0, 10_000));
         terms.money.victimShareBps = uint16(bound(victimBps, 0, 10_000));
@@ -61,11 +63,11 @@ contract FuzzTest is Base {
     }
 
     function testFuzz_units_NeverTwice(uint256 first, uint256 second) public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.units = first == 0 ? 1 : first;
         terms.money.collateral = 0;
         open(terms);
-        IEscrow.Terms memory other = makeTerms();
+        IEscrowTypes.Terms memory other = makeTerms();
         other.units = second == 0 ? 1 : second;
         other.money.collateral = 0;
         other.salt = bytes32(uint256(1));
@@ -75,7 +77,7 @@ contract FuzzTest is Base {
         uint256 taken = terms.units & other.units;
         if (taken != 0) {
             vm.expectRevert(
-                abi.encodeWithSelector(IEscrow.Escrow_UnitsTaken.selector, provider, taken)
+                abi.encodeWithSelector(IEscrowEvents.Escrow_UnitsTaken.selector, provider, taken)
             );
             escrow.open(other, a, b);
             assertEq(escrow.unitsTaken(provider), terms.units);
@@ -89,7 +91,7 @@ contract FuzzTest is Base {
 
     /// @dev Offline claims never pass the best voucher by more than the allowance.
     function testFuzz_offline_Bounded(uint16[4] memory vouched, uint16[4] memory metered) public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         uint256 best;
         uint256 now_ = START;
         for (uint256 i; i < 4; ++i) {
@@ -98,13 +100,14 @@ contract FuzzTest is Base {
             uint256 amount = uint256(vouched[i]) * 100;
             uint256 cap = (now_ - START) * PER_SECOND;
             if (amount > cap) amount = cap;
-            (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, amount, false);
+            (IEscrowTypes.Voucher memory voucher, bytes memory signature) =
+                voucherOf(id, amount, false);
             try escrow.claim(terms, voucher, signature) {} catch {}
             if (amount > best) best = amount;
-            (IEscrow.Heartbeat memory beat, bytes memory beatSignature) =
+            (IEscrowTypes.Heartbeat memory beat, bytes memory beatSignature) =
                 heartbeatOf(id, uint64(i), metered[i], 0);
             try escrow.claimOffline(terms, beat, beatSignature) {} catch {}
-            IEscrow.Agreement memory agreement = escrow.agreement(id);
+            IEscrowTypes.Agreement memory agreement = escrow.agreement(id);
             assertLe(agreement.paid, best + OFFLINE * PER_SECOND);
             assertLe(agreement.paid, cap);
             assertGe(agreement.paid, best);

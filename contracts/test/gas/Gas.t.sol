@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 
 /// @notice Whole-transaction gas (base fee of 21,000 and calldata in it) in steady state: run with
@@ -13,14 +13,14 @@ contract GasTest is Base {
         super.setUp();
         vm.warp(START);
         // Steady state: both parties have money and a history.
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.salt = keccak256("history");
         open(terms);
         vm.warp(START + 10);
         settle(terms, 10 * PER_SECOND, true);
     }
 
-    function _terms(uint256 units) internal returns (IEscrow.Terms memory terms) {
+    function _terms(uint256 units) internal returns (IEscrowTypes.Terms memory terms) {
         terms = makeTerms();
         terms.units = units;
         terms.money.deposit = 1e6;
@@ -30,7 +30,7 @@ contract GasTest is Base {
     }
 
     function test_gas_OpenSettle() public {
-        IEscrow.Terms memory terms = _terms(1);
+        IEscrowTypes.Terms memory terms = _terms(1);
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
@@ -38,7 +38,7 @@ contract GasTest is Base {
         escrow.open(terms, a, b);
         vm.snapshotGasLastCall("open, relayer, two signatures");
         vm.warp(START + 500);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 2e5, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 2e5, false);
         vm.prank(anyone);
         escrow.claim(terms, voucher, signature);
         vm.snapshotGasLastCall("claim");
@@ -49,7 +49,7 @@ contract GasTest is Base {
     }
 
     function test_gas_OpenOtherWays() public {
-        IEscrow.Terms memory terms = _terms(1);
+        IEscrowTypes.Terms memory terms = _terms(1);
         bytes32 id = escrow.agreementId(terms);
         bytes memory b = sign(providerKey, id);
         vm.prank(requester);
@@ -70,14 +70,14 @@ contract GasTest is Base {
     }
 
     function test_gas_Silence() public {
-        IEscrow.Terms memory terms = _terms(1);
+        IEscrowTypes.Terms memory terms = _terms(1);
         bytes32 id = open(terms);
         vm.warp(START + 300);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 3e5, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 3e5, false);
         vm.prank(requesterHot);
         escrow.challenge(terms, voucher, signature, 0x123456789abc);
         vm.snapshotGasLastCall("challenge, with voucher");
-        (IEscrow.Heartbeat memory beat, bytes memory beatSignature) =
+        (IEscrowTypes.Heartbeat memory beat, bytes memory beatSignature) =
             heartbeatOf(id, 1, 100, 0x123456789abc);
         vm.prank(anyone);
         escrow.answer(terms, beat, beatSignature);
@@ -100,14 +100,15 @@ contract GasTest is Base {
         terms = _terms(8);
         id = open(terms);
         (beat, beatSignature) = heartbeatOf(id, 1, 100, 0);
-        (IEscrow.Heartbeat memory other, bytes memory otherSignature) = heartbeatOf(id, 1, 99, 0);
+        (IEscrowTypes.Heartbeat memory other, bytes memory otherSignature) =
+            heartbeatOf(id, 1, 99, 0);
         vm.prank(anyone);
         escrow.slashEquivocation(terms, beat, beatSignature, other, otherSignature);
         vm.snapshotGasLastCall("slashEquivocation");
     }
 
     function test_gas_Closing() public {
-        IEscrow.Terms memory terms = _terms(1);
+        IEscrowTypes.Terms memory terms = _terms(1);
         bytes32 id = open(terms);
         vm.warp(START + 300);
         vm.prank(requester);
@@ -120,7 +121,7 @@ contract GasTest is Base {
         terms = _terms(2);
         id = open(terms);
         vm.warp(block.timestamp + 1000);
-        IEscrow.Settlement memory settlement = IEscrow.Settlement(id, 1e5, 0);
+        IEscrowTypes.Settlement memory settlement = IEscrowTypes.Settlement(id, 1e5, 0);
         bytes32 digest = escrow.settlementDigest(settlement);
         bytes memory a = sign(requesterHotKey, digest);
         bytes memory b = sign(providerHotKey, digest);
@@ -134,8 +135,8 @@ contract GasTest is Base {
         for (uint256 k; k < 3; ++k) {
             uint256 n = sizes[k];
             vm.warp(START + k * 1000);
-            IEscrow.Terms[] memory terms = new IEscrow.Terms[](n);
-            IEscrow.Voucher[] memory vouchers = new IEscrow.Voucher[](n);
+            IEscrowTypes.Terms[] memory terms = new IEscrowTypes.Terms[](n);
+            IEscrowTypes.Voucher[] memory vouchers = new IEscrowTypes.Voucher[](n);
             bytes[] memory a = new bytes[](n);
             bytes[] memory b = new bytes[](n);
             for (uint256 i; i < n; ++i) {

@@ -2,7 +2,8 @@
 pragma solidity 0.8.30;
 
 import {Escrow} from "../../src/Escrow.sol";
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 import {ECDSA} from "@openzeppelin/contracts/utils/cryptography/ECDSA.sol";
 
@@ -68,8 +69,8 @@ contract GoldenTest is Base {
         _deploy();
         uint256 i;
         for (; _more("terms", i); ++i) {
-            IEscrow.Terms memory t;
-            t.parties = IEscrow.Parties(
+            IEscrowTypes.Terms memory t;
+            t.parties = IEscrowTypes.Parties(
                 _party(i, "requester"),
                 _party(i, "provider"),
                 _party(i, "requesterSigner"),
@@ -104,7 +105,7 @@ contract GoldenTest is Base {
         _deploy();
         uint256 i;
         for (; _more("vouchers", i); ++i) {
-            IEscrow.Voucher memory voucher = IEscrow.Voucher(
+            IEscrowTypes.Voucher memory voucher = IEscrowTypes.Voucher(
                 _word("vouchers", i, ".message.agreement"),
                 uint96(_uint("vouchers", i, ".message.amount")),
                 _word("vouchers", i, ".message.ack"),
@@ -119,7 +120,7 @@ contract GoldenTest is Base {
         _deploy();
         uint256 i;
         for (; _more("heartbeats", i); ++i) {
-            IEscrow.Heartbeat memory beat = IEscrow.Heartbeat(
+            IEscrowTypes.Heartbeat memory beat = IEscrowTypes.Heartbeat(
                 _word("heartbeats", i, ".message.agreement"),
                 uint64(_uint("heartbeats", i, ".message.sequence")),
                 uint40(_uint("heartbeats", i, ".message.at")),
@@ -136,7 +137,7 @@ contract GoldenTest is Base {
         _deploy();
         uint256 i;
         for (; _more("settlements", i); ++i) {
-            IEscrow.Settlement memory settlement = IEscrow.Settlement(
+            IEscrowTypes.Settlement memory settlement = IEscrowTypes.Settlement(
                 _word("settlements", i, ".message.agreement"),
                 uint96(_uint("settlements", i, ".message.paid")),
                 uint96(_uint("settlements", i, ".message.slashed"))
@@ -145,7 +146,7 @@ contract GoldenTest is Base {
         }
         assertEq(i, 3);
         for (i = 0; _more("extensions", i); ++i) {
-            IEscrow.Extension memory extension = IEscrow.Extension(
+            IEscrowTypes.Extension memory extension = IEscrowTypes.Extension(
                 _word("extensions", i, ".message.agreement"),
                 uint96(_uint("extensions", i, ".message.deposit")),
                 uint32(_uint("extensions", i, ".message.duration"))
@@ -159,7 +160,7 @@ contract GoldenTest is Base {
         _load("money.json");
         uint256 i;
         for (; _more("accrued", i); ++i) {
-            IEscrow.Terms memory terms = makeTerms();
+            IEscrowTypes.Terms memory terms = makeTerms();
             terms.money.pricePerHour = uint96(_uint("accrued", i, ".pricePerHour"));
             terms.units = _uint("accrued", i, ".units");
             assertEq(
@@ -174,7 +175,7 @@ contract GoldenTest is Base {
         _load("money.json");
         uint256 i;
         for (; _more("closes", i); ++i) {
-            IEscrow.Terms memory terms = makeTerms();
+            IEscrowTypes.Terms memory terms = makeTerms();
             terms.salt = bytes32(i);
             terms.money.deposit = uint96(_uint("closes", i, ".deposit"));
             terms.money.pricePerHour = uint96(_uint("closes", i, ".pricePerHour"));
@@ -196,7 +197,7 @@ contract GoldenTest is Base {
         _load("money.json");
         uint256 i;
         for (; _more("slashes", i); ++i) {
-            IEscrow.Terms memory terms = makeTerms();
+            IEscrowTypes.Terms memory terms = makeTerms();
             terms.salt = bytes32(i);
             terms.money.pricePerHour = 0;
             terms.money.collateral = uint96(_uint("slashes", i, ".collateral"));
@@ -216,7 +217,7 @@ contract GoldenTest is Base {
             uint256 burned = escrow.burned(address(token));
             uint256 left = staked(terms.parties.provider);
             vm.expectEmit();
-            emit IEscrow.Slashed(
+            emit IEscrowEvents.Slashed(
                 escrow.agreementId(terms),
                 _uint("slashes", i, ".slashed"),
                 _uint("slashes", i, ".toVictim"),

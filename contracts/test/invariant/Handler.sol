@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import {Test} from "forge-std/Test.sol";
 
 import {Escrow} from "../../src/Escrow.sol";
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {TestToken} from "../../src/TestToken.sol";
 
 /// @notice Two requesters and two providers do whatever they like, in any order, at any time.
@@ -14,7 +14,7 @@ contract Handler is Test {
     uint256[2] public requesterKeys = [0xA1, 0xA2];
     uint256[2] public providerKeys = [0xB1, 0xB2];
 
-    IEscrow.Terms[] internal _terms;
+    IEscrowTypes.Terms[] internal _terms;
     bytes32[] public ids;
     mapping(bytes32 => uint256) public paidBefore;
     mapping(bytes32 => uint256) public bestVoucher;
@@ -46,7 +46,7 @@ contract Handler is Test {
         return ids.length;
     }
 
-    function termsAt(uint256 i) public view returns (IEscrow.Terms memory) {
+    function termsAt(uint256 i) public view returns (IEscrowTypes.Terms memory) {
         return _terms[i];
     }
 
@@ -57,10 +57,10 @@ contract Handler is Test {
         _;
         for (uint256 i; i < ids.length; ++i) {
             bytes32 id = ids[i];
-            IEscrow.Agreement memory a = ESCROW.agreement(id);
+            IEscrowTypes.Agreement memory a = ESCROW.agreement(id);
             if (a.paid < paidBefore[id]) ++lowered;
             paidBefore[id] = a.paid;
-            bool over = a.status >= IEscrow.Status.Closed;
+            bool over = a.status >= IEscrowTypes.Status.Closed;
             if (ended[id] && !over) ++reopened;
             ended[id] = over;
         }
@@ -75,7 +75,11 @@ contract Handler is Test {
         return abi.encodePacked(r, s, v);
     }
 
-    function _pick(uint256 seed) private view returns (IEscrow.Terms memory terms, bytes32 id) {
+    function _pick(uint256 seed)
+        private
+        view
+        returns (IEscrowTypes.Terms memory terms, bytes32 id)
+    {
         uint256 i = seed % ids.length;
         // Mostly the newest, so that long runs do not only meet closed agreements.
         if (seed % 3 != 0) i = ids.length - 1 - (seed % (ids.length < 4 ? ids.length : 4));
@@ -123,14 +127,14 @@ contract Handler is Test {
     // ---------------------------------------------------------------------------- the agreements
 
     function open(uint256 seed, uint256 units, uint64 money) external step(seed) {
-        IEscrow.Terms memory terms;
+        IEscrowTypes.Terms memory terms;
         terms.parties.requester = accounts(seed % 2);
         terms.parties.provider = accounts(2 + (seed >> 1) % 2);
         terms.parties.requesterSigner = terms.parties.requester;
         terms.parties.providerSigner = terms.parties.provider;
         terms.parties.token = address(TOKEN);
         terms.parties.arbiter = seed % 5 == 0 ? address(0xA7B) : address(0);
-        terms.money = IEscrow.Money(
+        terms.money = IEscrowTypes.Money(
             uint96(money % 1e9),
             uint96((money >> 7) % 1e9),
             uint96((money >> 3) % 1e7),
@@ -139,7 +143,8 @@ contract Handler is Test {
             uint16((seed >> 9) % 10_001),
             uint16((seed >> 17) % 10_001)
         );
-        terms.timing = IEscrow.Timing(uint40(_now), 3000, uint32(seed % 200), 100, 600, 500, 300);
+        terms.timing =
+            IEscrowTypes.Timing(uint40(_now), 3000, uint32(seed % 200), 100, 600, 500, 300);
         terms.units = units & (units >> 8) & (units >> 16) & (units >> 24) & (units >> 32);
         terms.salt = bytes32(ids.length);
         bytes32 id = ESCROW.agreementId(terms);
@@ -154,8 +159,8 @@ contract Handler is Test {
 
     function claim(uint256 seed, uint64 amount, bool last) external step(seed) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
-        IEscrow.Voucher memory voucher = IEscrow.Voucher(id, amount % 2e9, 0, last);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        IEscrowTypes.Voucher memory voucher = IEscrowTypes.Voucher(id, amount % 2e9, 0, last);
         bytes memory signature =
             _sign(_keyOf(terms.parties.requester), ESCROW.voucherDigest(voucher));
         bool settles = seed % 4 == 0;
@@ -172,9 +177,9 @@ contract Handler is Test {
 
     function claimOffline(uint256 seed, uint32 metered) external step(seed) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
-        IEscrow.Heartbeat memory beat =
-            IEscrow.Heartbeat(id, 1, uint40(_now - seed % 100), metered % 4000, 0, 0);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        IEscrowTypes.Heartbeat memory beat =
+            IEscrowTypes.Heartbeat(id, 1, uint40(_now - seed % 100), metered % 4000, 0, 0);
         bytes memory signature = _sign(_keyOf(terms.parties.provider), ESCROW.heartbeatDigest(beat));
         (bool done,) =
             address(ESCROW).call(abi.encodeCall(ESCROW.claimOffline, (terms, beat, signature)));
@@ -183,9 +188,9 @@ contract Handler is Test {
 
     function extend(uint256 seed, uint32 amount) external step(seed) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
-        IEscrow.Extension memory extension =
-            IEscrow.Extension(id, amount, uint32(seed % 2 * (seed % 2000)));
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        IEscrowTypes.Extension memory extension =
+            IEscrowTypes.Extension(id, amount, uint32(seed % 2 * (seed % 2000)));
         bytes memory signature =
             _sign(_keyOf(terms.parties.provider), ESCROW.extensionDigest(extension));
         vm.prank(terms.parties.requester);
@@ -196,8 +201,8 @@ contract Handler is Test {
 
     function challenge(uint256 seed, uint48 nonce) external step(seed) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
-        IEscrow.Voucher memory voucher = IEscrow.Voucher(id, type(uint96).max, 0, false);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        IEscrowTypes.Voucher memory voucher = IEscrowTypes.Voucher(id, type(uint96).max, 0, false);
         vm.prank(terms.parties.requester);
         (bool done,) =
             address(ESCROW).call(abi.encodeCall(ESCROW.challenge, (terms, voucher, "", nonce)));
@@ -207,14 +212,15 @@ contract Handler is Test {
 
     function answer(uint256 seed) external step(seed % 60) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         for (uint256 i; i < ids.length; ++i) {
-            if (ESCROW.agreement(ids[i]).status == IEscrow.Status.Challenged) {
+            if (ESCROW.agreement(ids[i]).status == IEscrowTypes.Status.Challenged) {
                 (terms, id) = (_terms[i], ids[i]);
             }
         }
         uint48 nonce = ESCROW.agreement(id).nonce;
-        IEscrow.Heartbeat memory beat = IEscrow.Heartbeat(id, 1, uint40(_now), 0, nonce, 0);
+        IEscrowTypes.Heartbeat memory beat =
+            IEscrowTypes.Heartbeat(id, 1, uint40(_now), 0, nonce, 0);
         vm.prank(terms.parties.provider);
         (bool done,) = address(ESCROW).call(abi.encodeCall(ESCROW.answer, (terms, beat, "")));
         _count("answer", done);
@@ -222,9 +228,9 @@ contract Handler is Test {
 
     function equivocate(uint256 seed) external step(seed) {
         if (ids.length == 0 || seed % 8 != 0) return;
-        (IEscrow.Terms memory terms, bytes32 id) = _pick(seed);
-        IEscrow.Heartbeat memory a = IEscrow.Heartbeat(id, 1, uint40(_now), 0, 0, 0);
-        IEscrow.Heartbeat memory b = IEscrow.Heartbeat(id, 1, uint40(_now), 1, 0, 0);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        IEscrowTypes.Heartbeat memory a = IEscrowTypes.Heartbeat(id, 1, uint40(_now), 0, 0, 0);
+        IEscrowTypes.Heartbeat memory b = IEscrowTypes.Heartbeat(id, 1, uint40(_now), 1, 0, 0);
         vm.prank(terms.parties.provider);
         (bool done,) =
             address(ESCROW).call(abi.encodeCall(ESCROW.slashEquivocation, (terms, a, "", b, "")));
@@ -233,7 +239,7 @@ contract Handler is Test {
 
     function close(uint256 seed) external step(seed) {
         if (ids.length == 0) return;
-        (IEscrow.Terms memory terms,) = _pick(seed);
+        (IEscrowTypes.Terms memory terms,) = _pick(seed);
         uint256 what = (seed >> 8) % 6;
         bytes memory data;
         address by = address(0xA11CE);

@@ -4,7 +4,7 @@ pragma solidity 0.8.30;
 import {Test} from "forge-std/Test.sol";
 
 import {Escrow} from "../../src/Escrow.sol";
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {TestToken} from "../../src/TestToken.sol";
 import {Handler} from "./Handler.sol";
 
@@ -16,14 +16,14 @@ contract InvariantTest is Test {
     function setUp() public {
         vm.warp(1_800_000_000);
         token = new TestToken();
-        escrow = new Escrow(IEscrow.Limits(60, 1 days, 600, 30 days, 90 days, 500));
+        escrow = new Escrow(IEscrowTypes.Limits(60, 1 days, 600, 30 days, 90 days, 500));
         handler = new Handler(escrow, token);
         targetContract(address(handler));
     }
 
     function _live(bytes32 id) internal view returns (bool) {
-        IEscrow.Status status = escrow.agreement(id).status;
-        return status != IEscrow.Status.None && status < IEscrow.Status.Closed;
+        IEscrowTypes.Status status = escrow.agreement(id).status;
+        return status != IEscrowTypes.Status.None && status < IEscrowTypes.Status.Closed;
     }
 
     /// @dev sum(free + stake + thawing) + burned + sum over live (deposit + extra - paid +
@@ -36,10 +36,10 @@ contract InvariantTest is Test {
             sum += free + staked + thawing;
         }
         for (uint256 i; i < handler.count(); ++i) {
-            IEscrow.Terms memory terms = handler.termsAt(i);
+            IEscrowTypes.Terms memory terms = handler.termsAt(i);
             bytes32 id = handler.ids(i);
             if (!_live(id)) continue;
-            IEscrow.Agreement memory a = escrow.agreement(id);
+            IEscrowTypes.Agreement memory a = escrow.agreement(id);
             sum += uint256(terms.money.deposit) + a.extraDeposit - a.paid;
             sum += terms.money.collateral + (a.bonded ? terms.money.bond : 0);
         }
@@ -52,7 +52,7 @@ contract InvariantTest is Test {
             address provider = handler.accounts(p);
             uint256 union;
             for (uint256 i; i < handler.count(); ++i) {
-                IEscrow.Terms memory terms = handler.termsAt(i);
+                IEscrowTypes.Terms memory terms = handler.termsAt(i);
                 if (terms.parties.provider != provider || !_live(handler.ids(i))) continue;
                 assertEq(union & terms.units, 0, "taken twice");
                 union |= terms.units;
@@ -64,9 +64,9 @@ contract InvariantTest is Test {
     /// @dev paid <= deposit, paid <= accrued, paid <= best voucher + offline allowance.
     function invariant_PaidIsBounded() public view {
         for (uint256 i; i < handler.count(); ++i) {
-            IEscrow.Terms memory terms = handler.termsAt(i);
+            IEscrowTypes.Terms memory terms = handler.termsAt(i);
             bytes32 id = handler.ids(i);
-            IEscrow.Agreement memory a = escrow.agreement(id);
+            IEscrowTypes.Agreement memory a = escrow.agreement(id);
             assertLe(a.paid, uint256(terms.money.deposit) + a.extraDeposit);
             uint256 duration = uint256(terms.timing.duration) + a.extraDuration;
             assertLe(a.paid, escrow.accrued(terms, duration));
@@ -90,8 +90,8 @@ contract InvariantTest is Test {
         for (uint256 i; i < handler.count(); ++i) {
             bytes32 id = handler.ids(i);
             if (!_live(id)) continue;
-            IEscrow.Terms memory terms = handler.termsAt(i);
-            if (escrow.agreement(id).status == IEscrow.Status.Challenged) escrow.slash(terms);
+            IEscrowTypes.Terms memory terms = handler.termsAt(i);
+            if (escrow.agreement(id).status == IEscrowTypes.Status.Challenged) escrow.slash(terms);
             else escrow.finalize(terms);
             assertFalse(_live(id));
         }

@@ -2,7 +2,8 @@
 pragma solidity 0.8.30;
 
 import {Escrow} from "../../src/Escrow.sol";
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 import {NativeThief} from "../Mocks.sol";
 import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
@@ -10,13 +11,13 @@ import {SafeCast} from "@openzeppelin/contracts/utils/math/SafeCast.sol";
 contract AccountsTest is Base {
     function test_constructor_RefusesBadLimits() public {
         for (uint256 i; i < 5; ++i) {
-            IEscrow.Limits memory bad = limits();
+            IEscrowTypes.Limits memory bad = limits();
             if (i == 0) bad.minWindow = 0;
             if (i == 1) bad.minWindow = bad.maxWindow + 1;
             if (i == 2) bad.minClaimWindow = 0;
             if (i == 3) bad.minClaimWindow = bad.maxClaimWindow + 1;
             if (i == 4) bad.maxDuration = 0;
-            vm.expectRevert(IEscrow.Escrow_BadLimits.selector);
+            vm.expectRevert(IEscrowEvents.Escrow_BadLimits.selector);
             new Escrow(bad);
         }
     }
@@ -30,17 +31,17 @@ contract AccountsTest is Base {
         vm.startPrank(anyone);
         token.approve(address(escrow), 5);
         vm.expectEmit();
-        emit IEscrow.Deposited(address(token), anyone, anyone, 5);
+        emit IEscrowEvents.Deposited(address(token), anyone, anyone, 5);
         escrow.deposit(address(token), 5);
         assertEq(free(anyone), 5);
     }
 
     function test_deposit_RevertsOnZeroAndNative() public {
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.deposit(address(token), 0);
-        vm.expectRevert(IEscrow.Escrow_NativeToken.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_NativeToken.selector);
         escrow.deposit(address(0), 1);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.depositNative();
     }
 
@@ -59,7 +60,7 @@ contract AccountsTest is Base {
         token.mint(anyone, 5);
         vm.startPrank(anyone);
         token.approve(address(escrow), 5);
-        vm.expectRevert(IEscrow.Escrow_ZeroAddress.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAddress.selector);
         escrow.depositFor(address(token), address(0), 5);
         escrow.depositFor(address(token), provider, 5);
         assertEq(free(provider), 40e6 + 5);
@@ -109,7 +110,7 @@ contract AccountsTest is Base {
         thief.put(1 ether);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NativeTransferFailed.selector, address(thief), 1 ether
+                IEscrowEvents.Escrow_NativeTransferFailed.selector, address(thief), 1 ether
             )
         );
         thief.take(1 ether, false, true);
@@ -117,11 +118,11 @@ contract AccountsTest is Base {
 
     function test_withdraw_PaysTheSenderOnly() public {
         vm.startPrank(requester);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.withdraw(address(token), 0);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_InsufficientFree.selector,
+                IEscrowEvents.Escrow_InsufficientFree.selector,
                 address(token),
                 requester,
                 100e6,
@@ -130,22 +131,26 @@ contract AccountsTest is Base {
         );
         escrow.withdraw(address(token), 100e6 + 1);
         vm.expectEmit();
-        emit IEscrow.Withdrawn(address(token), requester, 100e6);
+        emit IEscrowEvents.Withdrawn(address(token), requester, 100e6);
         escrow.withdraw(address(token), 100e6);
         assertEq(token.balanceOf(requester), 100e6);
     }
 
     function test_stake_UnstakeThaws() public {
         vm.startPrank(provider);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.stake(address(token), 0);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.unstake(address(token), 0);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.completeUnstake(address(token));
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_InsufficientStake.selector, address(token), provider, 60e6, 61e6
+                IEscrowEvents.Escrow_InsufficientStake.selector,
+                address(token),
+                provider,
+                60e6,
+                61e6
             )
         );
         escrow.unstake(address(token), 61e6);
@@ -153,11 +158,15 @@ contract AccountsTest is Base {
         escrow.unstake(address(token), 10e6);
         vm.warp(START + 1 hours);
         vm.expectEmit();
-        emit IEscrow.UnstakeStarted(address(token), provider, 5e6, 15e6, START + 1 hours + 1 days);
+        emit IEscrowEvents.UnstakeStarted(
+            address(token), provider, 5e6, 15e6, START + 1 hours + 1 days
+        );
         escrow.unstake(address(token), 5e6);
         vm.warp(START + 1 hours + 1 days - 1);
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_StillThawing.selector, START + 1 hours + 1 days)
+            abi.encodeWithSelector(
+                IEscrowEvents.Escrow_StillThawing.selector, START + 1 hours + 1 days
+            )
         );
         escrow.completeUnstake(address(token));
         vm.warp(START + 1 hours + 1 days);
@@ -170,13 +179,17 @@ contract AccountsTest is Base {
     function test_stake_ThawingBacksNoAgreement() public {
         vm.prank(provider);
         escrow.unstake(address(token), 41e6);
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_InsufficientStake.selector, address(token), provider, 19e6, 20e6
+                IEscrowEvents.Escrow_InsufficientStake.selector,
+                address(token),
+                provider,
+                19e6,
+                20e6
             )
         );
         escrow.open(terms, a, b);
@@ -184,7 +197,7 @@ contract AccountsTest is Base {
 
     function test_authorise_SetsAndRevokes() public {
         vm.startPrank(requester);
-        vm.expectRevert(IEscrow.Escrow_ZeroAddress.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAddress.selector);
         escrow.authorise(address(0), address(token), 1, 1);
         escrow.authorise(requesterHot, address(token), 9, 77);
         (uint128 allowance, uint40 expiry) =

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 
 contract ClosingTest is Base {
     function test_requesterClose_GivesTheProviderTheClaimWindow() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.prank(provider);
         vm.expectRevert(notParty(provider));
         escrow.requesterClose(terms);
@@ -22,25 +23,25 @@ contract ClosingTest is Base {
         escrow.finalize(terms);
         assertMoved(2e6, 0, 0, 0);
         vm.prank(requester);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Closed));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Closed));
         escrow.requesterClose(terms);
     }
 
     function test_requesterClose_ProviderEndsItAtOnce() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         vm.prank(requester);
         escrow.requesterClose(terms);
         vm.prank(requester);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.ClosingByRequester));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.ClosingByRequester));
         escrow.requesterClose(terms);
         settle(terms, 2e6, false);
-        assertStatus(id, IEscrow.Status.Closed);
+        assertStatus(id, IEscrowTypes.Status.Closed);
         assertMoved(2e6, 0, 0, 0);
     }
 
     function test_providerClose_WaitsOneWindow() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.prank(requester);
         vm.expectRevert(notParty(requester));
         escrow.providerClose(terms);
@@ -51,30 +52,30 @@ contract ClosingTest is Base {
         escrow.providerClose(terms);
         vm.warp(START + 1001 + WINDOW);
         escrow.providerClose(terms);
-        assertStatus(id, IEscrow.Status.Closed);
+        assertStatus(id, IEscrowTypes.Status.Closed);
         assertMoved(0, 0, 0, 0);
     }
 
     function test_providerClose_AtTheEndIsImmediate() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + DURATION);
         vm.prank(provider);
         escrow.providerClose(terms);
-        assertStatus(id, IEscrow.Status.Closed);
+        assertStatus(id, IEscrowTypes.Status.Closed);
     }
 
     function test_providerClose_AtTheEndWithArbiterWaits() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.parties.arbiter = arbiter;
         bytes32 id = open(terms);
         vm.warp(START + DURATION);
         vm.prank(provider);
         escrow.providerClose(terms);
-        assertStatus(id, IEscrow.Status.ClosingByProvider);
+        assertStatus(id, IEscrowTypes.Status.ClosingByProvider);
     }
 
     function test_finalize_AfterTheEnd() public {
-        (IEscrow.Terms memory terms,) = opened();
+        (IEscrowTypes.Terms memory terms,) = opened();
         vm.warp(START + DURATION + CLAIM_WINDOW);
         vm.expectRevert(tooEarly(START + DURATION + CLAIM_WINDOW + 1));
         escrow.finalize(terms);
@@ -86,47 +87,47 @@ contract ClosingTest is Base {
     // ---------------------------------------------------------------------------- proof of silence
 
     function test_challenge_Answered() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         challenge(terms, 77);
-        assertStatus(id, IEscrow.Status.Challenged);
+        assertStatus(id, IEscrowTypes.Status.Challenged);
         assertEq(free(provider), 42e6, "paid up");
         vm.prank(provider);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Challenged));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Challenged));
         escrow.providerClose(terms);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Challenged));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Challenged));
         escrow.finalize(terms);
         vm.warp(START + 1000 + WINDOW);
         vm.expectRevert(tooEarly(START + 1001 + WINDOW));
         escrow.slash(terms);
         vm.expectEmit();
-        emit IEscrow.Answered(id, 5, START + 1000 + 2 * WINDOW);
+        emit IEscrowEvents.Answered(id, 5, START + 1000 + 2 * WINDOW);
         answer(terms, 5, 77);
-        assertStatus(id, IEscrow.Status.Open);
+        assertStatus(id, IEscrowTypes.Status.Open);
         settle(terms, 2e6, true);
         assertMoved(2e6, 0, 0, BOND);
     }
 
     function test_challenge_UnansweredIsSlashed() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         challenge(terms, 77);
         vm.warp(START + 1001 + WINDOW);
-        (IEscrow.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 77);
+        (IEscrowTypes.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 77);
         vm.expectRevert(tooLate(START + 1000 + WINDOW));
         escrow.answer(terms, beat, signature);
         vm.expectEmit();
-        emit IEscrow.Slashed(id, 10e6, 6e6, 4e6);
+        emit IEscrowEvents.Slashed(id, 10e6, 6e6, 4e6);
         vm.prank(anyone);
         escrow.slash(terms);
-        assertStatus(id, IEscrow.Status.Slashed);
+        assertStatus(id, IEscrowTypes.Status.Slashed);
         assertMoved(2e6, 6e6, 4e6, 0);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Slashed));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Slashed));
         escrow.slash(terms);
     }
 
     function test_challenge_NobodyIsBurnedIfAllGoesToTheVictim() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.money.victimShareBps = 10_000;
         open(terms);
         vm.warp(START + GRACE);
@@ -137,8 +138,8 @@ contract ClosingTest is Base {
     }
 
     function test_challenge_Guards() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e6, false);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e6, false);
         vm.prank(provider);
         vm.expectRevert(notParty(provider));
         escrow.challenge(terms, voucher, signature, 1);
@@ -147,36 +148,36 @@ contract ClosingTest is Base {
         escrow.challenge(terms, voucher, signature, 1);
         vm.warp(START + GRACE + 501);
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_NotPaidUp.selector, 1e6, 501 * PER_SECOND)
+            abi.encodeWithSelector(IEscrowEvents.Escrow_NotPaidUp.selector, 1e6, 501 * PER_SECOND)
         );
         escrow.challenge(terms, voucher, signature, 1);
         vm.warp(START + GRACE + 500);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadNonce.selector, 0));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowEvents.Escrow_BadNonce.selector, 0));
         escrow.challenge(terms, voucher, signature, 0);
         vm.warp(START + DURATION);
         vm.expectRevert(tooLate(START + DURATION - 1));
         escrow.challenge(terms, voucher, signature, 1);
         escrow.requesterClose(terms);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.ClosingByRequester));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.ClosingByRequester));
         escrow.challenge(terms, voucher, signature, 1);
     }
 
     function test_challenge_CooldownNonceAndFreshBond() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         challenge(terms, 77);
         answer(terms, 1, 77);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 3e6, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 3e6, false);
         vm.startPrank(requesterHot);
         vm.expectRevert(tooEarly(START + 1000 + WINDOW));
         escrow.challenge(terms, voucher, signature, 78);
         vm.warp(START + 1000 + WINDOW);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadNonce.selector, 77));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowEvents.Escrow_BadNonce.selector, 77));
         escrow.challenge(terms, voucher, signature, 77);
         // The hot key may not take a second bond out of the wallet without an allowance.
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NotAuthorised.selector, requester, requesterHot, 0, BOND
+                IEscrowEvents.Escrow_NotAuthorised.selector, requester, requesterHot, 0, BOND
             )
         );
         escrow.challenge(terms, voucher, signature, 78);
@@ -184,7 +185,7 @@ contract ClosingTest is Base {
         uint256 before = free(requester);
         vm.prank(requester);
         vm.expectEmit();
-        emit IEscrow.Bonded(id, BOND);
+        emit IEscrowEvents.Bonded(id, BOND);
         escrow.challenge(terms, voucher, signature, 78);
         assertEq(free(requester), before - BOND);
         answer(terms, 2, 78);
@@ -198,11 +199,11 @@ contract ClosingTest is Base {
     }
 
     function test_challenge_ReachesAProviderThatClosed() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.prank(provider);
         escrow.providerClose(terms); // inside the grace: the window starts at its end
         assertEq(escrow.agreement(id).deadline, START + GRACE + WINDOW);
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 0, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 0, false);
         vm.startPrank(requester);
         vm.expectRevert(tooEarly(START + GRACE));
         escrow.challenge(terms, voucher, signature, 1);
@@ -214,16 +215,16 @@ contract ClosingTest is Base {
         challenge(terms, 1);
         vm.warp(START + GRACE + 2 * WINDOW + 1);
         escrow.slash(terms);
-        assertStatus(id, IEscrow.Status.Slashed);
+        assertStatus(id, IEscrowTypes.Status.Slashed);
     }
 
     function test_challenge_UnpaidProviderMayStopFree() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
         settle(terms, 1e6, false); // paid for 500 of 1,000 s
-        (IEscrow.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e6, false);
+        (IEscrowTypes.Voucher memory voucher, bytes memory signature) = voucherOf(id, 1e6, false);
         vm.prank(requester);
-        vm.expectPartialRevert(IEscrow.Escrow_NotPaidUp.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_NotPaidUp.selector);
         escrow.challenge(terms, voucher, signature, 1);
         vm.warp(START + 1001 + WINDOW);
         escrow.finalize(terms);
@@ -231,22 +232,24 @@ contract ClosingTest is Base {
     }
 
     function test_answer_Guards() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.warp(START + 1000);
-        (IEscrow.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 77);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Open));
+        (IEscrowTypes.Heartbeat memory beat, bytes memory signature) = heartbeatOf(id, 1, 0, 77);
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Open));
         escrow.answer(terms, beat, signature);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Open));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Open));
         escrow.slash(terms);
         challenge(terms, 78);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadNonce.selector, 77));
+        vm.expectRevert(abi.encodeWithSelector(IEscrowEvents.Escrow_BadNonce.selector, 77));
         escrow.answer(terms, beat, signature);
         beat.challenge = 78;
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadSignature.selector, providerHot));
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadSignature.selector, providerHot)
+        );
         escrow.answer(terms, beat, signature);
         beat.agreement = 0;
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_WrongAgreement.selector, id, bytes32(0))
+            abi.encodeWithSelector(IEscrowEvents.Escrow_WrongAgreement.selector, id, bytes32(0))
         );
         escrow.answer(terms, beat, signature);
     }
@@ -254,82 +257,82 @@ contract ClosingTest is Base {
     // ------------------------------------------------------------------------------- equivocation
 
     function test_slashEquivocation() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        (IEscrow.Heartbeat memory a, bytes memory sigA) = heartbeatOf(id, 9, 10, 0);
-        (IEscrow.Heartbeat memory b, bytes memory sigB) = heartbeatOf(id, 9, 11, 0);
-        (IEscrow.Heartbeat memory c, bytes memory sigC) = heartbeatOf(id, 10, 11, 0);
-        vm.expectRevert(IEscrow.Escrow_NotEquivocation.selector);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Heartbeat memory a, bytes memory sigA) = heartbeatOf(id, 9, 10, 0);
+        (IEscrowTypes.Heartbeat memory b, bytes memory sigB) = heartbeatOf(id, 9, 11, 0);
+        (IEscrowTypes.Heartbeat memory c, bytes memory sigC) = heartbeatOf(id, 10, 11, 0);
+        vm.expectRevert(IEscrowEvents.Escrow_NotEquivocation.selector);
         escrow.slashEquivocation(terms, a, sigA, a, sigA);
-        vm.expectRevert(IEscrow.Escrow_NotEquivocation.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_NotEquivocation.selector);
         escrow.slashEquivocation(terms, a, sigA, c, sigC);
         vm.prank(anyone);
         escrow.slashEquivocation(terms, a, sigA, b, sigB);
-        assertStatus(id, IEscrow.Status.Slashed);
+        assertStatus(id, IEscrowTypes.Status.Slashed);
         assertMoved(0, 9.6e6, 6.4e6, 0);
     }
 
     function test_slashEquivocation_OptIn() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.money.equivocationBps = 0;
         bytes32 id = open(terms);
-        (IEscrow.Heartbeat memory a, bytes memory sigA) = heartbeatOf(id, 9, 10, 0);
-        (IEscrow.Heartbeat memory b, bytes memory sigB) = heartbeatOf(id, 9, 11, 0);
-        vm.expectRevert(IEscrow.Escrow_NotEquivocation.selector);
+        (IEscrowTypes.Heartbeat memory a, bytes memory sigA) = heartbeatOf(id, 9, 10, 0);
+        (IEscrowTypes.Heartbeat memory b, bytes memory sigB) = heartbeatOf(id, 9, 11, 0);
+        vm.expectRevert(IEscrowEvents.Escrow_NotEquivocation.selector);
         escrow.slashEquivocation(terms, a, sigA, b, sigB);
     }
 
     // -------------------------------------------------------------------------------- the arbiter
 
-    function disputed() internal returns (IEscrow.Terms memory terms, bytes32 id) {
+    function disputed() internal returns (IEscrowTypes.Terms memory terms, bytes32 id) {
         terms = makeTerms();
         terms.parties.arbiter = arbiter;
         id = open(terms);
         vm.prank(requesterHot);
         vm.expectEmit();
-        emit IEscrow.Disputed(id, START + 1000);
+        emit IEscrowEvents.Disputed(id, START + 1000);
         escrow.dispute(terms);
     }
 
     function test_dispute_Guards() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
         vm.expectRevert(notParty(address(this)));
         escrow.dispute(terms);
         vm.prank(requester);
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_BadTerms.selector, bytes32("arbiter"))
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadTerms.selector, bytes32("arbiter"))
         );
         escrow.dispute(terms);
         terms.parties.arbiter = arbiter;
         terms.units = 4;
         id = open(terms);
         vm.prank(arbiter);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Open));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Open));
         escrow.rule(terms, 1);
     }
 
     function test_rule_Slashes() public {
-        (IEscrow.Terms memory terms, bytes32 id) = disputed();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = disputed();
         vm.expectRevert(notParty(address(this)));
         escrow.rule(terms, 1);
         vm.startPrank(arbiter);
-        vm.expectPartialRevert(IEscrow.Escrow_AmountOutOfRange.selector);
+        vm.expectPartialRevert(IEscrowEvents.Escrow_AmountOutOfRange.selector);
         escrow.rule(terms, COLLATERAL + 1);
         vm.expectEmit();
-        emit IEscrow.Ruled(id, COLLATERAL);
+        emit IEscrowEvents.Ruled(id, COLLATERAL);
         escrow.rule(terms, COLLATERAL);
         assertMoved(0, 12e6, 8e6, 0);
     }
 
     function test_rule_ForTheProviderGivesItTheBond() public {
-        (IEscrow.Terms memory terms, bytes32 id) = disputed();
+        (IEscrowTypes.Terms memory terms, bytes32 id) = disputed();
         vm.prank(arbiter);
         escrow.rule(terms, 0);
-        assertStatus(id, IEscrow.Status.Closed);
+        assertStatus(id, IEscrowTypes.Status.Closed);
         assertMoved(0, 0, 0, BOND);
     }
 
     function test_rule_SilenceSlashesNobody() public {
-        (IEscrow.Terms memory terms,) = disputed();
+        (IEscrowTypes.Terms memory terms,) = disputed();
         vm.warp(START + 1001);
         vm.prank(arbiter);
         vm.expectRevert(tooLate(START + 1000));

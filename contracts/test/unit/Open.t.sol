@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {IEscrow} from "../../src/IEscrow.sol";
+import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
+import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {Base} from "../Base.t.sol";
 import {Wallet} from "../Mocks.sol";
 
 contract OpenTest is Base {
-    function expectOpenRevert(IEscrow.Terms memory terms, bytes memory reason) internal {
+    function expectOpenRevert(IEscrowTypes.Terms memory terms, bytes memory reason) internal {
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
@@ -14,17 +15,19 @@ contract OpenTest is Base {
         escrow.open(terms, a, b);
     }
 
-    function expectBadTerms(IEscrow.Terms memory terms, bytes32 field) internal {
-        expectOpenRevert(terms, abi.encodeWithSelector(IEscrow.Escrow_BadTerms.selector, field));
+    function expectBadTerms(IEscrowTypes.Terms memory terms, bytes32 field) internal {
+        expectOpenRevert(
+            terms, abi.encodeWithSelector(IEscrowEvents.Escrow_BadTerms.selector, field)
+        );
     }
 
     function test_open_LocksEverything() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerKey, id);
         vm.expectEmit();
-        emit IEscrow.Opened(
+        emit IEscrowEvents.Opened(
             id,
             requester,
             provider,
@@ -33,12 +36,13 @@ contract OpenTest is Base {
             COLLATERAL,
             BOND,
             UNITS,
-            START + DURATION,
-            terms.job
+            uint40(START),
+            uint40(START + GRACE),
+            START + DURATION
         );
         escrow.open(terms, a, b);
-        IEscrow.Agreement memory agreement = escrow.agreement(id);
-        assertStatus(id, IEscrow.Status.Open);
+        IEscrowTypes.Agreement memory agreement = escrow.agreement(id);
+        assertStatus(id, IEscrowTypes.Status.Open);
         assertEq(agreement.openedAt, START);
         assertEq(agreement.deadline, START + GRACE);
         assertTrue(agreement.bonded);
@@ -48,7 +52,7 @@ contract OpenTest is Base {
     }
 
     function test_open_RevertsOnBadTerms() public {
-        IEscrow.Terms memory t = makeTerms();
+        IEscrowTypes.Terms memory t = makeTerms();
         t.parties.requester = address(0);
         expectBadTerms(t, "parties");
         t = makeTerms();
@@ -102,16 +106,17 @@ contract OpenTest is Base {
     }
 
     function test_open_RevertsAfterOpenBy() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         vm.warp(terms.timing.openBy + 1);
         expectOpenRevert(
-            terms, abi.encodeWithSelector(IEscrow.Escrow_OpenByPassed.selector, terms.timing.openBy)
+            terms,
+            abi.encodeWithSelector(IEscrowEvents.Escrow_OpenByPassed.selector, terms.timing.openBy)
         );
     }
 
     function test_open_RevertsIfOpenedOrCancelled() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        expectOpenRevert(terms, wrongStatus(id, IEscrow.Status.Open));
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        expectOpenRevert(terms, wrongStatus(id, IEscrowTypes.Status.Open));
         terms.salt = bytes32(uint256(1));
         id = escrow.agreementId(terms);
         vm.prank(anyone);
@@ -119,18 +124,18 @@ contract OpenTest is Base {
         escrow.cancel(terms);
         vm.prank(providerHot);
         escrow.cancel(terms);
-        expectOpenRevert(terms, wrongStatus(id, IEscrow.Status.Cancelled));
+        expectOpenRevert(terms, wrongStatus(id, IEscrowTypes.Status.Cancelled));
         vm.prank(requester);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.Cancelled));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.Cancelled));
         escrow.cancel(terms);
     }
 
     function test_open_RevertsIfAUnitIsTaken() public {
         opened();
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.units = 6;
         expectOpenRevert(
-            terms, abi.encodeWithSelector(IEscrow.Escrow_UnitsTaken.selector, provider, 2)
+            terms, abi.encodeWithSelector(IEscrowEvents.Escrow_UnitsTaken.selector, provider, 2)
         );
         terms.units = 4;
         open(terms);
@@ -138,13 +143,14 @@ contract OpenTest is Base {
     }
 
     function test_open_RevertsIfUnit255IsTaken() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.units = 1 << 255;
         open(terms);
         assertEq(escrow.unitsTaken(provider), 1 << 255);
         terms.salt = bytes32(uint256(1));
         expectOpenRevert(
-            terms, abi.encodeWithSelector(IEscrow.Escrow_UnitsTaken.selector, provider, 1 << 255)
+            terms,
+            abi.encodeWithSelector(IEscrowEvents.Escrow_UnitsTaken.selector, provider, 1 << 255)
         );
         terms.units = 1;
         open(terms);
@@ -165,7 +171,7 @@ contract OpenTest is Base {
         expectOpenRevert(
             makeTerms(),
             abi.encodeWithSelector(
-                IEscrow.Escrow_InsufficientFree.selector,
+                IEscrowEvents.Escrow_InsufficientFree.selector,
                 address(token),
                 requester,
                 DEPOSIT,
@@ -175,22 +181,24 @@ contract OpenTest is Base {
     }
 
     function test_open_EmptySignatureMeansTheSender() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes memory b = sign(providerKey, escrow.agreementId(terms));
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadSignature.selector, requester));
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadSignature.selector, requester)
+        );
         escrow.open(terms, NONE, b);
         vm.prank(requester);
         escrow.open(terms, NONE, b);
     }
 
     function test_open_ByOperatorsUsesTheirAllowance() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterHotKey, id);
         bytes memory b = sign(providerHotKey, id);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NotAuthorised.selector, requester, requesterHot, 0, 11e6
+                IEscrowEvents.Escrow_NotAuthorised.selector, requester, requesterHot, 0, 11e6
             )
         );
         escrow.open(terms, a, b);
@@ -199,7 +207,7 @@ contract OpenTest is Base {
         escrow.authorise(requesterHot, address(token), 11e6 - 1, uint40(START));
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NotAuthorised.selector, requester, requesterHot, 11e6 - 1, 11e6
+                IEscrowEvents.Escrow_NotAuthorised.selector, requester, requesterHot, 11e6 - 1, 11e6
             )
         );
         escrow.open(terms, a, b);
@@ -211,13 +219,13 @@ contract OpenTest is Base {
         vm.warp(START + 1);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NotAuthorised.selector, requester, requesterHot, 0, 11e6
+                IEscrowEvents.Escrow_NotAuthorised.selector, requester, requesterHot, 0, 11e6
             )
         );
         escrow.open(terms, a, b);
         vm.warp(START);
         vm.expectEmit();
-        emit IEscrow.AllowanceUsed(requester, requesterHot, address(token), 11e6);
+        emit IEscrowEvents.AllowanceUsed(requester, requesterHot, address(token), 11e6);
         escrow.open(terms, a, b);
         (uint128 left,) = escrow.authorisation(requester, requesterHot, address(token));
         assertEq(left, 1e6);
@@ -230,14 +238,14 @@ contract OpenTest is Base {
     }
 
     function test_open_AnUnauthorisedSignerMayNotEvenLockNothing() public {
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.money.collateral = 0;
         bytes32 id = escrow.agreementId(terms);
         bytes memory a = sign(requesterKey, id);
         bytes memory b = sign(providerHotKey, id);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_NotAuthorised.selector, provider, providerHot, 0, 0
+                IEscrowEvents.Escrow_NotAuthorised.selector, provider, providerHot, 0, 0
             )
         );
         escrow.open(terms, a, b);
@@ -246,17 +254,17 @@ contract OpenTest is Base {
     function test_open_ByContractWallet() public {
         Wallet wallet = new Wallet(vm.addr(0xC1));
         fund(address(wallet), 50e6);
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.parties.requester = address(wallet);
         bytes32 id = escrow.agreementId(terms);
         bytes memory b = sign(providerKey, id);
         bytes memory bad = sign(0xC2, id);
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_BadSignature.selector, address(wallet))
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadSignature.selector, address(wallet))
         );
         escrow.open(terms, bad, b);
         escrow.open(terms, sign(0xC1, id), b);
-        assertStatus(id, IEscrow.Status.Open);
+        assertStatus(id, IEscrowTypes.Status.Open);
     }
 
     function test_open_ContractWalletsOperator() public {
@@ -266,7 +274,7 @@ contract OpenTest is Base {
             address(escrow),
             abi.encodeCall(escrow.authorise, (requesterHot, address(token), 11e6, uint40(START)))
         );
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.parties.requester = address(wallet);
         bytes32 id = escrow.agreementId(terms);
         escrow.open(terms, sign(requesterHotKey, id), sign(providerKey, id));
@@ -282,7 +290,7 @@ contract OpenTest is Base {
         escrow.depositNative{value: 1 ether}();
         escrow.stake(address(0), 1 ether);
         vm.stopPrank();
-        IEscrow.Terms memory terms = makeTerms();
+        IEscrowTypes.Terms memory terms = makeTerms();
         terms.parties.token = address(0);
         open(terms);
         vm.warp(START + 100);
@@ -293,7 +301,7 @@ contract OpenTest is Base {
     }
 
     function test_openMany_AllOrNothing() public {
-        IEscrow.Terms[] memory terms = new IEscrow.Terms[](2);
+        IEscrowTypes.Terms[] memory terms = new IEscrowTypes.Terms[](2);
         bytes[] memory a = new bytes[](2);
         bytes[] memory b = new bytes[](2);
         for (uint256 i; i < 2; ++i) {
@@ -303,33 +311,35 @@ contract OpenTest is Base {
             a[i] = sign(requesterKey, id);
             b[i] = sign(providerKey, id);
         }
-        vm.expectRevert(IEscrow.Escrow_LengthMismatch.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_LengthMismatch.selector);
         escrow.openMany(terms, new bytes[](1), b);
-        vm.expectRevert(IEscrow.Escrow_LengthMismatch.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_LengthMismatch.selector);
         escrow.openMany(terms, a, new bytes[](1));
         bytes memory good = b[1];
         b[1] = a[1];
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadSignature.selector, provider));
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadSignature.selector, provider)
+        );
         escrow.openMany(terms, a, b);
         b[1] = good;
         bytes32[] memory ids = escrow.openMany(terms, a, b);
-        assertStatus(ids[0], IEscrow.Status.Open);
-        assertStatus(ids[1], IEscrow.Status.Open);
+        assertStatus(ids[0], IEscrowTypes.Status.Open);
+        assertStatus(ids[1], IEscrowTypes.Status.Open);
     }
 
     function test_extend_TopsUp() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        IEscrow.Extension memory extension = IEscrow.Extension(id, 5e6, 0);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        IEscrowTypes.Extension memory extension = IEscrowTypes.Extension(id, 5e6, 0);
         bytes memory a = sign(requesterKey, escrow.extensionDigest(extension));
         escrow.extend(terms, extension, a, NONE);
         assertEq(free(requester), 100e6 - DEPOSIT - BOND - 5e6);
-        vm.expectRevert(IEscrow.Escrow_ZeroAmount.selector);
+        vm.expectRevert(IEscrowEvents.Escrow_ZeroAmount.selector);
         escrow.extend(terms, extension, a, NONE);
         extension.deposit = 4e6;
         vm.prank(requester);
         vm.expectRevert(
             abi.encodeWithSelector(
-                IEscrow.Escrow_AmountOutOfRange.selector, 4e6, 5e6, type(uint96).max
+                IEscrowEvents.Escrow_AmountOutOfRange.selector, 4e6, 5e6, type(uint96).max
             )
         );
         escrow.extend(terms, extension, NONE, NONE);
@@ -341,15 +351,17 @@ contract OpenTest is Base {
     }
 
     function test_extend_LongerNeedsTheProvider() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        IEscrow.Extension memory extension = IEscrow.Extension(id, 5e6, 2500);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        IEscrowTypes.Extension memory extension = IEscrowTypes.Extension(id, 5e6, 2500);
         bytes32 digest = escrow.extensionDigest(extension);
         vm.prank(requester);
-        vm.expectRevert(abi.encodeWithSelector(IEscrow.Escrow_BadSignature.selector, provider));
+        vm.expectRevert(
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadSignature.selector, provider)
+        );
         escrow.extend(terms, extension, NONE, NONE);
         vm.prank(requester);
         vm.expectEmit();
-        emit IEscrow.Extended(id, 5e6, 2500);
+        emit IEscrowEvents.Extended(id, 5e6, 2500);
         escrow.extend(terms, extension, NONE, sign(providerHotKey, digest));
         vm.warp(START + 7000);
         settle(terms, 14e6, true);
@@ -357,16 +369,16 @@ contract OpenTest is Base {
     }
 
     function test_extend_Refusals() public {
-        (IEscrow.Terms memory terms, bytes32 id) = opened();
-        IEscrow.Extension memory extension = IEscrow.Extension(bytes32(0), 5e6, 0);
+        (IEscrowTypes.Terms memory terms, bytes32 id) = opened();
+        IEscrowTypes.Extension memory extension = IEscrowTypes.Extension(bytes32(0), 5e6, 0);
         vm.startPrank(requester);
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_WrongAgreement.selector, id, bytes32(0))
+            abi.encodeWithSelector(IEscrowEvents.Escrow_WrongAgreement.selector, id, bytes32(0))
         );
         escrow.extend(terms, extension, NONE, NONE);
-        extension = IEscrow.Extension(id, 5e6, uint32(90 days));
+        extension = IEscrowTypes.Extension(id, 5e6, uint32(90 days));
         vm.expectRevert(
-            abi.encodeWithSelector(IEscrow.Escrow_BadTerms.selector, bytes32("duration"))
+            abi.encodeWithSelector(IEscrowEvents.Escrow_BadTerms.selector, bytes32("duration"))
         );
         escrow.extend(terms, extension, NONE, NONE);
         extension.duration = 0;
@@ -374,7 +386,7 @@ contract OpenTest is Base {
         vm.expectRevert(tooLate(START + DURATION - 1));
         escrow.extend(terms, extension, NONE, NONE);
         escrow.requesterClose(terms);
-        vm.expectRevert(wrongStatus(id, IEscrow.Status.ClosingByRequester));
+        vm.expectRevert(wrongStatus(id, IEscrowTypes.Status.ClosingByRequester));
         escrow.extend(terms, extension, NONE, NONE);
     }
 }

@@ -39,7 +39,7 @@ from node.adapters.ethereum.logs import LogReader
 from node.adapters.ethereum.outbox import Outbox, open_outbox
 from node.adapters.ethereum.pending import Call, Pace
 from node.adapters.ethereum.provider import Contracts
-from node.adapters.ethereum.rpc import Rpc, RpcError, WrongChainError
+from node.adapters.ethereum.rpc import PATIENCE_S, Rpc, RpcError, WrongChainError
 from node.adapters.ethereum.sender import Sender
 from node.ports import Account, ChainBatch, ChainHealth, ChainInfo
 
@@ -69,6 +69,7 @@ class ChainConfig:
     stuck_s: float = 30.0
     resend_s: float = 4.0
     give_up_s: float = 120.0
+    patience_s: float = PATIENCE_S
 
 
 class EthereumChain:
@@ -239,7 +240,7 @@ async def open_chain(config: ChainConfig, operator_key: bytes) -> AsyncIterator[
     A node that has seen this contract before starts without the chain too, and waits for it.
     """
     async with AsyncExitStack() as stack:
-        rpc = await stack.enter_async_context(Rpc(config.urls, config.chain_id))
+        rpc = await stack.enter_async_context(Rpc(config.urls, config.chain_id, config.patience_s))
         outbox = await stack.enter_async_context(open_outbox(config.outbox))
         pace = Pace(
             look_s=config.poll_s, resend_s=config.resend_s, stuck_s=config.stuck_s,

@@ -17,8 +17,10 @@ from market.escrow import (
     Challenge,
     Claim,
     CloseSigned,
+    Extend,
     Finalize,
     Open,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
@@ -115,6 +117,14 @@ def calldata(order: ChainOrder) -> str:
     """An order as the escrow's calldata, in hex."""
     terms = terms_tuple(order.terms)
     match order:
+        case OpenMany(opens=opens):
+            return call(
+                "Escrow", "openMany", [terms_tuple(one.terms) for one in opens],
+                [one.requester_signature for one in opens],
+                [one.provider_signature for one in opens],
+            )  # fmt: skip
+        case Extend(extension=e, requester_signature=r, provider_signature=p):
+            return call("Escrow", "extend", terms, (e.agreement, e.deposit, e.duration_s), r, p)
         case Open(requester_signature=requester, provider_signature=provider):
             return call("Escrow", "open", terms, requester, provider)
         case Claim(voucher=voucher, signature=signature):

@@ -65,6 +65,7 @@ class Endpoints:
         """At least one."""
         assert urls, "at least one endpoint"
         self.all = tuple(Endpoint(url) for url in urls)
+        self.best_head = 0  # the newest block that any of them has shown
 
     def in_turn(self, now: float) -> Iterator[Endpoint]:
         """Those that are awake by preference, then those that wake first."""
@@ -76,11 +77,6 @@ class Endpoints:
     def wakes_at(self) -> float:
         """When the first of them may be asked."""
         return min(one.rests_until for one in self.all)
-
-    @property
-    def best_head(self) -> int:
-        """The newest block that any of them has shown."""
-        return max(one.head for one in self.all)
 
     def troubles(self) -> str:
         """What is wrong, endpoint by endpoint."""

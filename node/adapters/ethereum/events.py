@@ -22,6 +22,7 @@ from market.chainlog import (
     ClosedAgreement,
     ClosingBegun,
     EscrowEvent,
+    ExtendedAgreement,
     OpenedAgreement,
     Place,
     StakeSlashed,
@@ -33,6 +34,7 @@ from market.escrow import (
     Claimed,
     Closed,
     Closing,
+    Extended,
     Opened,
     Slashed,
 )
@@ -40,7 +42,16 @@ from market.signing import keccak
 from node.adapters.ethereum.answers import AnswerError, Log
 from node.adapters.ethereum.contract import artifact
 
-FACTS: Final = ("Opened", "Claimed", "Challenged", "Answered", "Closing", "Closed", "Slashed")
+FACTS: Final = (
+    "Opened",
+    "Extended",
+    "Claimed",
+    "Challenged",
+    "Answered",
+    "Closing",
+    "Closed",
+    "Slashed",
+)
 OF_ACCOUNTS: Final = ("Deposited", "Withdrawn", "Staked", "UnstakeStarted", "Unstaked")
 OF_OPERATORS: Final = ("Authorised", "Revoked", "AllowanceUsed")
 
@@ -110,6 +121,8 @@ def fact(said: EscrowEvent) -> ChainFact | None:
     match said:
         case OpenedAgreement(id=id_):
             return Opened(id_, at, tx)
+        case ExtendedAgreement(id=id_, extra_deposit=deposit, extra_duration=longer_s):
+            return Extended(id_, deposit, longer_s, tx)
         case ClaimedPayment(id=id_, paid=paid):
             return Claimed(id_, paid, tx)
         case ChallengedProvider(id=id_, nonce=nonce, deadline=deadline):

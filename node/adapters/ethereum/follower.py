@@ -34,6 +34,10 @@ STILL_S: Final = 15.0  # no new block for so long: perhaps only this endpoint st
 PAUSE_MAX_S: Final = 10.0
 
 
+class MovedError(ChainError):
+    """The chain moved on while it was read."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """A block near the head, with what the escrow said in it."""
@@ -95,6 +99,8 @@ class Follower:
                 ready = await self._step(state)
                 self._has_trouble("")
                 pause_s = self._poll_s
+            except MovedError:  # look again; it is the chain's way, and no trouble
+                ready = []
             except ChainError as problem:
                 self._has_trouble(str(problem))
                 pause_s = min(pause_s * 2, PAUSE_MAX_S)
@@ -160,7 +166,9 @@ class Follower:
             if below is not None and below.block.hash == new[-1].parent:
                 break
             name = "0x" + new[-1].parent.hex()
-            parent = await self._rpc.ask("eth_getBlockByHash", name, False, read=_known_header)
+            parent = await self._rpc.ask("eth_getBlockByHash", name, False, read=_header)
+            if parent is None:
+                raise MovedError("a block was reorganised away while its children were read")
             if parent.number != new[-1].number - 1:
                 raise ChainError("the RPC endpoint answered a block that is not the parent")
             new.append(parent)
@@ -169,8 +177,8 @@ class Follower:
         for block in reversed(new):
             try:
                 read.append(Kept(block, await self._reader.of_block(block, (topics(*FACTS),))))
-            except RpcError as problem:  # reorganised away meanwhile, or not there yet
-                raise ChainError(f"block {block.number} cannot be read: {problem}") from problem
+            except RpcError as problem:  # reorganised away, or not at this endpoint yet
+                raise MovedError(f"block {block.number} cannot be read: {problem}") from problem
         replaced = [kept[one.block.number] for one in read if one.block.number in kept]
         for one in read:
             kept[one.block.number] = one
@@ -205,7 +213,5 @@ def _what(event: EscrowEvent) -> Any:
     return replace(event, place=Place(0, 0, 0, b""))
 
 
-def _known_header(value: object) -> Header:
-    if value is None:
-        raise ChainError("the RPC endpoint does not know its own block")
-    return header(value)
+def _header(value: object) -> Header | None:
+    return None if value is None else header(value)

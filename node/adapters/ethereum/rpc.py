@@ -10,6 +10,7 @@ from __future__ import annotations
 import email.utils
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -51,6 +52,21 @@ class WrongChainError(ChainError):
     """The RPC endpoint is on another chain."""
 
 
+class _Once(httpx.AsyncByteStream):
+    """A request's body. httpx's own is a generator, which a cancellation would leave half read."""
+
+    def __init__(self, body: bytes) -> None:
+        self._parts = [body]
+
+    def __aiter__(self) -> _Once:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._parts:
+            raise StopAsyncIteration
+        return self._parts.pop()
+
+
 class _RateError(ChainError):
     """The endpoint is asked too often."""
 
@@ -67,8 +83,11 @@ def anything(value: object) -> Any:
 class Rpc:
     """Asks the endpoints in turn until one answers."""
 
-    def __init__(self, urls: tuple[str, ...], chain_id: int | None = None) -> None:
+    def __init__(
+        self, urls: tuple[str, ...], chain_id: int | None = None, patience_s: float = PATIENCE_S
+    ) -> None:
         """`urls` in order of preference. With a chain id, each is checked before it is used."""
+        self._patience_s = patience_s
         self.endpoints = Endpoints(urls)
         self._chain_id = chain_id
         self._number = 0
@@ -97,11 +116,16 @@ class Rpc:
 
     async def head(self) -> Header:
         """The newest block. An endpoint that lags behind another is passed over."""
-        return await self._ask("eth_getBlockByNumber", ("latest", False), self._read_head)
+        try:
+            return await self._ask("eth_getBlockByNumber", ("latest", False), self._read_head)
+        except ChainError:  # if all of them lag, the one ahead was wrong or is gone
+            self.endpoints.best_head = max(one.head for one in self.endpoints.all)
+            raise
 
     def _read_head(self, endpoint: Endpoint, value: object) -> Header:
         found = header(value)
         endpoint.head = found.number
+        self.endpoints.best_head = max(self.endpoints.best_head, found.number)
         behind = self.endpoints.best_head - found.number
         if behind > LAG_BLOCKS and len(self.endpoints.all) > 1:
             raise AnswerError(f"is {behind} blocks behind")
@@ -115,7 +139,7 @@ class Rpc:
             try:
                 await self._check_chain(endpoint)
                 value = await self._ask_one(endpoint, "eth_getBlockByNumber", ("latest", False))
-                endpoint.head = header(value).number
+                self._read_head(endpoint, value)
             except (httpx.HTTPError, ChainError) as problem:
                 endpoint.fails(trio.current_time(), _short(problem))
 
@@ -126,7 +150,7 @@ class Rpc:
         read: Callable[[Endpoint, object], T],
     ) -> T:
         wrong: WrongChainError | None = None
-        left_s = PATIENCE_S
+        left_s = self._patience_s
         for attempt in range(ROUNDS):
             if attempt:
                 pause_s = max(self.endpoints.wakes_at() - trio.current_time(), 0.05)
@@ -180,18 +204,21 @@ class Rpc:
         self._number += 1
         endpoint.asked += 1
         call = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": list(params)}
-        body = bytearray()
+        body, too_much = bytearray(), False
+        request = self._client.build_request("POST", endpoint.url, json=call)
+        request.stream = _Once(request.content)
         with trio.move_on_after(ANSWER_S) as in_time:
-            async with self._client.stream("POST", endpoint.url, json=call) as response:
+            async with aclosing(await self._client.send(request, stream=True)) as response:
                 if response.status_code == 429:
                     raise _RateError(_retry_after_s(response.headers.get("retry-after")))
                 async for part in response.aiter_bytes():
                     body += part
                     if len(body) > ANSWER_BYTES_MAX:
-                        raise AnswerError("answered too much")
+                        too_much = True
+                        in_time.cancel()  # ends the stream from within, and whole
                 status = response.status_code
         if in_time.cancelled_caught:
-            raise AnswerError("answers too slowly")
+            raise AnswerError("answered too much" if too_much else "answers too slowly")
         try:
             answer = mapping(parsed(bytes(body)))
         except AnswerError:

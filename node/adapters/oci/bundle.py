@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from market.terms import Manifest
 from node.adapters.oci import seccomp
 from node.adapters.oci.cdi import Edits
-from node.adapters.oci.settings import RANGE, USER
+from node.adapters.oci.settings import INPUT, OUT, Identity
 
 GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; exit $?'
 """The first process: waits until the node has verified the container, then stays as its init."""
@@ -20,7 +21,9 @@ GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; ex
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_US = 100_000
 
-_MASKED = (
+OOM_SCORE = 500  # under pressure the machine loses jobs before it loses the node
+
+MASKED = (
     "/proc/acpi",
     "/proc/asound",
     "/proc/bus",
@@ -37,7 +40,7 @@ _MASKED = (
     "/proc/timer_list",
     "/proc/timer_stats",
 )
-_READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys")
+READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Plan:
     hostname: str
     root: str
     cgroup: str
-    uid_base: int
+    identity: Identity
     memory_bytes: int
     cpus: int
     pids: int
@@ -63,6 +66,19 @@ class Plan:
     volumes: tuple[tuple[str, str], ...]
     edits: Edits
     cgroup_namespace: bool
+    inputs: tuple[tuple[str, str], ...] = ()  # (host path, path inside), where no layer holds them
+    image: str = ""  # its hash in hex, for those who keep images by themselves
+
+
+def environment_of(
+    manifest: Manifest, image: tuple[str, ...], secrets: tuple[tuple[str, str], ...], edits: Edits
+) -> dict[str, str]:
+    """The variables of a manifest's job; see `environment`."""
+    fixed = {"GRIDSOUK_INPUT": INPUT, "GRIDSOUK_OUT": OUT, "HOME": "/tmp", "USER": "nobody"}
+    if manifest.checkpoint_path:
+        fixed["GRIDSOUK_CHECKPOINT"] = manifest.checkpoint_path
+    given = tuple((env.name, env.value) for env in manifest.envs)
+    return environment(image, fixed, given, secrets, edits)
 
 
 def environment(
@@ -96,7 +112,7 @@ def configuration(plan: Plan) -> dict[str, Any]:
     namespaces = ["pid", "network", "ipc", "uts", "mount", "user"]
     if plan.cgroup_namespace:
         namespaces.append("cgroup")
-    ids = [{"containerID": 0, "hostID": plan.uid_base, "size": RANGE}]
+    ids = [{"containerID": 0, "hostID": plan.identity.base, "size": plan.identity.size}]
     return {
         "ociVersion": "1.0.2",
         "hostname": plan.hostname,
@@ -110,32 +126,39 @@ def configuration(plan: Plan) -> dict[str, Any]:
             "cgroupsPath": plan.cgroup,
             "resources": _resources(plan),
             "seccomp": seccomp.profile(),
-            "maskedPaths": list(_MASKED),
-            "readonlyPaths": list(_READ_ONLY),
+            "maskedPaths": list(MASKED),
+            "readonlyPaths": list(READ_ONLY),
         },
     }
 
 
 def _process(plan: Plan) -> dict[str, Any]:
-    limits = {
-        "RLIMIT_NOFILE": plan.files,
-        "RLIMIT_CORE": 0,
-        "RLIMIT_MEMLOCK": plan.locked_bytes,
-        "RLIMIT_MSGQUEUE": 819_200,
-    }
     return {
         "terminal": False,
-        "user": {"uid": USER, "gid": USER, "umask": 0o022},
+        "user": {"uid": plan.identity.inside, "gid": plan.identity.inside, "umask": 0o022},
         "args": ["/bin/sh", "-c", GATE, plan.command],
         "env": [f"{name}={value}" for name, value in sorted(plan.envs.items())],
         "cwd": plan.cwd,
+        **confinement(plan.files, plan.locked_bytes),
+    }
+
+
+def confinement(files: int, locked_bytes: int) -> dict[str, Any]:
+    """What holds for every process of a job, its first or one that is executed beside it."""
+    limits = rlimits(files, locked_bytes)
+    return {
         "capabilities": {
             kind: [] for kind in ("bounding", "effective", "inheritable", "permitted", "ambient")
         },
-        "rlimits": [{"type": k, "hard": n, "soft": n} for k, n in sorted(limits.items())],
+        "rlimits": [{"type": f"RLIMIT_{name.upper()}", "hard": n, "soft": n} for name, n in limits],
         "noNewPrivileges": True,
-        "oomScoreAdj": 500,  # under pressure the machine loses jobs before it loses the node
+        "oomScoreAdj": OOM_SCORE,
     }
+
+
+def rlimits(files: int, locked_bytes: int) -> tuple[tuple[str, int], ...]:
+    """A process's own limits, by the names engines give them."""
+    return (("core", 0), ("memlock", locked_bytes), ("msgqueue", 819_200), ("nofile", files))
 
 
 def _mounts(plan: Plan) -> list[dict[str, Any]]:

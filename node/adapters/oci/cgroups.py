@@ -10,6 +10,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path("/sys/fs/cgroup")
 _V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
@@ -64,8 +65,56 @@ class Cgroup:
         return self._file("cpu", "cpu.max" if self.v2 else "cpu.cfs_quota_us")
 
     def pids(self) -> tuple[int, ...]:
-        """The processes of the job now."""
-        return tuple(int(line) for line in _read(self.processes_file).split())
+        """The processes of the job now, those in groups below its own among them."""
+        return tuple(
+            int(line)
+            for file in (self.processes_file, *_below(self.processes_file))
+            for line in _read(file).split()
+        )
+
+    def count(self) -> int:
+        """How many tasks (threads count) the kernel holds against its limit."""
+        return int(_read(self._file("pids", "pids.current")) or 0)
+
+    def throttled_ms(self) -> int:
+        """How long its processes stood still because their quota was used up."""
+        text = _read(self._file("cpu", "cpu.stat"))
+        if self.v2:
+            return _line(text, "throttled_usec") // 1000
+        return _line(text, "throttled_time") // 1_000_000
+
+    def make(self, memory_bytes: int, pids: int, cpu_quota_us: int, cpu_period_us: int) -> None:
+        """The group with its limits, for an engine to put a container below. Raises OSError.
+
+        They hold whatever the engine does with those it is told.
+        """
+        if self.v2:
+            self._make_v2()
+            written = (
+                ("memory.max", memory_bytes),
+                ("pids.max", pids),
+                ("cpu.max", f"{cpu_quota_us} {cpu_period_us}"),
+            )
+            for name, limit in written:
+                self._file("", name).write_text(str(limit))
+            _write(self._file("", "memory.swap.max"), "0")
+            return
+        for controller in ("memory", "pids", "cpu", "cpuacct", "freezer"):
+            self._file(controller, "").mkdir(parents=True, exist_ok=True)
+        self._file("memory", "memory.limit_in_bytes").write_text(str(memory_bytes))
+        _write(self._file("memory", "memory.memsw.limit_in_bytes"), str(memory_bytes))
+        self._file("pids", "pids.max").write_text(str(pids))
+        self._file("cpu", "cpu.cfs_period_us").write_text(str(cpu_period_us))
+        self._file("cpu", "cpu.cfs_quota_us").write_text(str(cpu_quota_us))
+
+    def _make_v2(self) -> None:
+        """Every group above must hand its controllers down."""
+        current = self.root
+        for part in self.path.strip("/").split("/"):
+            (current / "cgroup.subtree_control").write_text("+cpu +memory +pids")
+            current = current / part
+            current.mkdir(exist_ok=True)
+        (current / "cgroup.subtree_control").write_text("+cpu +memory +pids")
 
     def cpu_ms(self) -> int:
         """CPU milliseconds used so far."""
@@ -81,6 +130,16 @@ class Cgroup:
         cached = _line(stat, "inactive_file" if self.v2 else "total_inactive_file")
         return max(0, int(used or 0) - cached)
 
+    def freezer(self) -> dict[str, Any]:
+        """For a shim: the file to order at, and (what to write, where to look, for which words)."""
+        if self.v2:
+            state = str(self._file("", "cgroup.events"))
+            go, still = ("0", state, "frozen 0"), ("1", state, "frozen 1")
+            return {"file": str(self._file("", "cgroup.freeze")), "go": go, "still": still}
+        state = str(self._file("freezer", "freezer.state"))
+        go, still = ("THAWED", state, "THAWED"), ("FROZEN", state, "FROZEN")
+        return {"file": state, "go": go, "still": still}
+
     def freeze(self) -> bool:
         """Stop every process in its tracks; False if that did not succeed in two seconds."""
         name, value = ("cgroup.freeze", "1") if self.v2 else ("freezer.state", "FROZEN")
@@ -88,7 +147,7 @@ class Cgroup:
             return False
         deadline = time.monotonic() + _FREEZE_S
         while time.monotonic() < deadline:
-            if self._frozen():
+            if self.frozen():
                 return True
             time.sleep(0.002)
         self.thaw()
@@ -99,7 +158,8 @@ class Cgroup:
         name, value = ("cgroup.freeze", "0") if self.v2 else ("freezer.state", "THAWED")
         _write(self._file("freezer", name), value)
 
-    def _frozen(self) -> bool:
+    def frozen(self) -> bool:
+        """Whether they all stand still."""
         if self.v2:
             return _line(_read(self._file("freezer", "cgroup.events")), "frozen") == 1
         return _read(self._file("freezer", "freezer.state")).strip() == "FROZEN"
@@ -121,16 +181,9 @@ class Cgroup:
         """Remove the emptied groups. A group that is still busy stays."""
         for controller in ("",) if self.v2 else (*_V1, "systemd", "unified"):
             directory = self._file(controller, "")
-            for attempt in range(20):
-                try:
-                    os.rmdir(directory)
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    # The kernel lets a group go a moment after its last process.
-                    time.sleep(0.005 * (attempt + 1))
-                else:
-                    break
+            below = [entry for entry in directory.glob("**/") if entry != directory]
+            for each in (*sorted(below, reverse=True), directory):
+                _remove(each)
 
 
 def known(parent: str, root: Path = ROOT) -> frozenset[str]:
@@ -156,6 +209,24 @@ def send_signal(pid: int, number: int, path: str) -> None:
         return
     finally:
         os.close(handle)
+
+
+def _below(file: Path) -> tuple[Path, ...]:
+    """The file of that name in every group below the one of `file`."""
+    return tuple(file.parent.glob(f"**/*/{file.name}"))
+
+
+def _remove(directory: Path) -> None:
+    for attempt in range(20):
+        try:
+            os.rmdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError:
+            # The kernel lets a group go a moment after its last process.
+            time.sleep(0.005 * (attempt + 1))
+        else:
+            return
 
 
 def _read(path: Path) -> str:

@@ -17,15 +17,75 @@ START_S = 120.0  # for the runtime and for the starter to verify, on a loaded ma
 LOOK_S = 0.02  # how often a job that was asked to end is looked at
 
 
-class Container:
-    """The runtime's container and its first process, which is our child by adoption."""
+READ_BYTES = 1024 * 1024
+
+
+class Held:
+    """A container as its shim holds it, whoever made it: one runtime or engine each derives.
+
+    `output` is readable when the job has said something, `pid` is its first process.
+    """
 
     def __init__(self, spec: dict[str, Any]) -> None:
         self._spec = spec
-        self._runtime = [spec["runtime"], "--root", spec["runtime_root"]]
+        self._cpu_ms = 0
         self.pid = 0
-        self.gate = -1
         self.output = -1
+
+    def create(self) -> None:
+        """Make it, with its first process ready to start. Raises RuntimeError with the reason."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Run the first process up to its gate. Raises RuntimeError."""
+        raise NotImplementedError
+
+    def open_gate(self) -> None:
+        """Let the job begin."""
+        raise NotImplementedError
+
+    def read_output(self) -> bytes | None:
+        """What the job has said, once `output` is readable; None at the end."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End the first process and with it all others of its pid namespace."""
+        raise NotImplementedError
+
+    def reap(self) -> tuple[int, int]:
+        """Wait for the first process to end: its exit code, and the signal that ended it or 0."""
+        raise NotImplementedError
+
+    def delete(self) -> None:
+        """Remove what its maker keeps of it, the control groups among it."""
+        raise NotImplementedError
+
+    def members(self) -> list[int]:
+        """The host pids in the job's control group."""
+        return [int(line) for line in read(self._spec["processes_file"]).split()]
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel has killed any of its processes for memory."""
+        return counter(read(self._spec["oom_file"]), "oom_kill") > 0
+
+    def cpu_ms(self) -> int:
+        """CPU milliseconds used; what was last seen once the group is gone."""
+        text = read(self._spec["cpu_file"])
+        if text.strip().isdigit():
+            used = int(text) // 1_000_000
+        else:
+            used = counter(text, "usage_usec") // 1000
+        self._cpu_ms = max(self._cpu_ms, used)
+        return self._cpu_ms
+
+
+class Container(Held):
+    """An OCI runtime's container and its first process, which is our child by adoption."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        super().__init__(spec)
+        self._runtime = [*spec["runtime"], "--root", spec["runtime_root"]]
+        self.gate = -1
 
     def create(self) -> None:
         """Make it, with its first process ready to start. Raises RuntimeError with the reason."""
@@ -53,12 +113,13 @@ class Container:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as problem:
-            raise RuntimeError(f"{self._spec['runtime']} create: {problem}") from problem
+            raise RuntimeError(f"{self._spec['runtime'][-1]} create: {problem}") from problem
         finally:
             os.close(gate_read)
             os.close(output_write)
         if done.returncode:
-            raise RuntimeError(f"{self._spec['runtime']} create failed: {self._complaint()}")
+            said = self._complaint()
+            raise RuntimeError(f"{self._spec['runtime'][-1]} create failed: {said}")
         with open(pid_file) as file:
             self.pid = int(file.read())
 
@@ -72,7 +133,8 @@ class Container:
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"{self._spec['runtime']} start failed: {self._complaint()}")
+            said = self._complaint()
+            raise RuntimeError(f"{self._spec['runtime'][-1]} start failed: {said}")
 
     def open_gate(self) -> None:
         """Let the job begin."""
@@ -88,6 +150,20 @@ class Container:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)  # unreaped, so the pid is still ours
 
+    def read_output(self) -> bytes | None:
+        """What the job has said, once `output` is readable; None at the end."""
+        return os.read(self.output, READ_BYTES) or None
+
+    def reap(self) -> tuple[int, int]:
+        """Wait for the first process to end: its exit code, and the signal that ended it or 0."""
+        try:
+            status = os.waitpid(self.pid, 0)[1]
+        except ChildProcessError:
+            status = signal.SIGKILL
+        if os.WIFSIGNALED(status):
+            return 128 + os.WTERMSIG(status), os.WTERMSIG(status)
+        return os.WEXITSTATUS(status), 0
+
     def delete(self) -> None:
         """Remove what the runtime keeps, the control groups among it."""
         subprocess.run(
@@ -98,21 +174,6 @@ class Container:
             check=False,
         )
 
-    def members(self) -> list[int]:
-        """The host pids in the job's control group."""
-        return [int(line) for line in read(self._spec["processes_file"]).split()]
-
-    def out_of_memory(self) -> bool:
-        """Whether the kernel has killed any of its processes for memory."""
-        return counter(read(self._spec["oom_file"]), "oom_kill") > 0
-
-    def cpu_ms(self) -> int:
-        """CPU milliseconds used."""
-        text = read(self._spec["cpu_file"])
-        if text.strip().isdigit():
-            return int(text) // 1_000_000
-        return counter(text, "usage_usec") // 1000
-
     def _complaint(self) -> str:
         lines = read(self._spec["runtime_log"]).strip().splitlines()
         said = read_ready(self.output)
@@ -122,7 +183,7 @@ class Container:
 class Ending:
     """How a job is brought to its end: asked first, then killed."""
 
-    def __init__(self, container: Container, cgroup: str) -> None:
+    def __init__(self, container: Held, cgroup: str) -> None:
         self._container = container
         self._cgroup = cgroup
         self._kill_at = float("inf")

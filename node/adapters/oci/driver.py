@@ -1,4 +1,4 @@
-"""Driver: the `Sandbox` port over an OCI runtime. What is where is decided by the disk alone.
+"""Driver: the `Sandbox` port over containers. What is where is decided by the disk alone.
 
 Nothing is remembered between calls but a cache: a node that was killed and started again finds
 each job as it is. One task at a time works on one job. Knows no agreement and no money.
@@ -7,28 +7,26 @@ each job as it is. One task at a time works on one job. Knows no agreement and n
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
-import shutil
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import trio
 
-from market.codec import decode, encode
-from market.errors import CodecError, SandboxError
-from market.limits import ENV_BYTES_MAX, ENVS_MAX, FILES_MAX
+from market.errors import SandboxError
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import bundle, cdi, cgroups, disk, images, launch, look, staging
+from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, preflight, staging
 from node.adapters.oci.cgroups import Cgroup
+from node.adapters.oci.connect import connect
+from node.adapters.oci.place import Placing, same, thread
 from node.adapters.oci.results import Results
-from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of, uid_base_of
+from node.adapters.oci.runtime import OciRuntime, Runtime, need
+from node.adapters.oci.settings import OUT, OciSettings, WorkPaths, paths_of
 from node.adapters.oci.verify import Expected
 from node.ports import (
     Blobs,
@@ -42,66 +40,46 @@ from node.ports import (
     Workspace,
 )
 
-_MANIFEST_BYTES_MAX = 2 * ENVS_MAX * ENV_BYTES_MAX
 _KILL_S = 20.0  # from SIGKILL to the exit record, on a loaded machine
+_LOOK_S = 0.005
 
-T = TypeVar("T")
 
+class ContainerSandbox:
+    """Jobs in containers that a runtime makes, each with its own shim."""
 
-class OciSandbox:
-    """Jobs in containers made by runc (or one that speaks like it), each with its own shim."""
-
-    def __init__(self, settings: OciSettings, blobs: Blobs, devices: Devices) -> None:
+    def __init__(
+        self, settings: OciSettings, blobs: Blobs, devices: Devices, runtime: Runtime
+    ) -> None:
         """Makes its directories; raises SandboxError if the machine cannot run jobs."""
         self._settings = settings
         self._blobs = blobs
         self._devices = devices
+        self._runtime = runtime
         self._locks: defaultdict[str, trio.Lock] = defaultdict(trio.Lock)
-        self._image_lock = trio.Lock()
-        self._v2 = cgroups.is_v2()
         self._uuids = {unit.index: unit.uuid for unit in devices.units() if unit.uuid}
         self._results = Results(settings, blobs)
-        if shutil.which(settings.runtime) is None:
-            raise SandboxError(
-                f"{settings.runtime} is not installed", hint="install the package runc"
-            )
-        for name in ("works", "images", "staging"):
-            (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
-        images.sweep(settings.state_dir / "images")
-        for left in (settings.state_dir / "staging").iterdir():
-            left.unlink()
+        self._placing = Placing(settings, blobs, self._results, runtime)
+        self._wake()
 
     async def prepare(self, workspace: Workspace) -> None:
         """Image, disk, inputs and the checkpoint to resume, in place. Raises SandboxError."""
         paths = paths_of(self._settings, workspace.work_id)
         async with self._locks[workspace.work_id]:
-            observed = await _thread(self._observe, paths)
+            observed = await thread(self._observe, paths)
             if observed.state in (RunState.RUNNING, RunState.EXITED):
                 return
-            if observed.state is RunState.PREPARED and await _thread(_same, paths, workspace):
+            if observed.state is RunState.PREPARED and await thread(same, paths, workspace):
                 return
-            layout = staging.layout_of(workspace.manifest)
             edits = self._edits(workspace.units)
-            await _thread(self._clear, paths)
-            await _thread(partial(paths.state.mkdir, parents=True, mode=0o700))
-            image = await self._image(workspace.manifest.image)
-            inside = tuple(path for _, path in edits.mounts)
-            await _thread(staging.make_skeleton, paths, layout, inside)
-            await self._stage_inputs(paths, workspace.manifest)
-            await _thread(
-                staging.mount_places, self._settings, paths, workspace.manifest, image.root
-            )
-            base = uid_base_of(self._settings, workspace.units)
-            await _thread(staging.own_volumes, paths, layout, workspace.manifest, base)
-            if workspace.manifest.resume is not None:
-                await self._resume(paths, layout, workspace, base)
-            await _thread(_record, paths, workspace)
+            await self._clear(paths)
+            await self._placing.place(paths, workspace, edits)
 
     async def start(self, work_id: str) -> None:
         """Start what was prepared; nothing if it runs or has run. Raises SandboxError."""
         paths = paths_of(self._settings, work_id)
         async with self._locks[work_id]:
-            await _thread(self._start, paths)
+            if await thread(self._startable, paths):
+                await self._start(paths)
 
     async def observe(self, work_id: str) -> Observed:
         """Look; ABSENT for what is not known."""
@@ -109,26 +87,26 @@ class OciSandbox:
             paths = paths_of(self._settings, work_id)
         except SandboxError:
             return Observed(RunState.ABSENT)
-        return await _thread(self._observe, paths)
+        return await thread(self._observe, paths)
 
     async def read_log(self, work_id: str, offset: int, limit: int) -> bytes:
         """A part of the job's output."""
-        return await _thread(look.read_log, paths_of(self._settings, work_id), offset, limit)
+        return await thread(look.read_log, paths_of(self._settings, work_id), offset, limit)
 
     async def checkpoint(self, work_id: str) -> Artifact | None:
         """A consistent tar of the checkpoint directory. Raises SandboxError."""
         paths = paths_of(self._settings, work_id)
         async with self._locks[work_id]:
-            manifest, _ = await _thread(self._load, paths)
-            await _thread(self._remount, paths, manifest)
-            return await self._results.checkpoint(paths, manifest, self._cgroup(paths))
+            manifest, _ = await thread(self._placing.load, paths)
+            await thread(self._remount, paths, manifest)
+            return await self._results.checkpoint(paths, manifest, self._runtime.cgroup(paths))
 
     async def collect(self, work_id: str) -> tuple[Artifact, ...]:
         """The job's outputs into the blob store. Raises SandboxError."""
         paths = paths_of(self._settings, work_id)
         async with self._locks[work_id]:
-            manifest, _ = await _thread(self._load, paths)
-            await _thread(self._remount, paths, manifest)
+            manifest, _ = await thread(self._placing.load, paths)
+            await thread(self._remount, paths, manifest)
             return await self._results.collect(paths, manifest)
 
     async def stop(self, work_id: str, grace_s: float) -> None:
@@ -138,175 +116,133 @@ class OciSandbox:
             await self._stop(paths, grace_s)
 
     async def pause(self, work_id: str) -> None:
-        """Not built yet."""
-        raise SandboxError("this sandbox cannot pause")
+        """Freeze it and its meter. Raises SandboxError."""
+        await self._order(work_id, "pause", paused=True)
 
     async def resume(self, work_id: str) -> None:
-        """Not built yet."""
-        raise SandboxError("this sandbox cannot pause")
+        """Let it go on. Raises SandboxError."""
+        await self._order(work_id, "resume", paused=False)
 
-    def connect(self, work_id: str, port: int) -> contextlib.AbstractAsyncContextManager[Pipe]:
-        """Not built yet."""
-        raise SandboxError("this sandbox cannot be connected to")
+    @contextlib.asynccontextmanager
+    async def connect(self, work_id: str, port: int) -> AsyncIterator[Pipe]:
+        """A TCP connection to what listens on that port in the job. Raises SandboxError."""
+        pid = await thread(self._living, paths_of(self._settings, work_id))
+        async with connect(pid, port) as pipe:
+            yield pipe
 
-    def execute(
+    @contextlib.asynccontextmanager
+    async def execute(
         self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
-    ) -> contextlib.AbstractAsyncContextManager[Execution]:
-        """Not built yet."""
-        raise SandboxError("this sandbox cannot execute")
+    ) -> AsyncIterator[Execution]:
+        """A program in the running job, as confined as the job. Raises SandboxError."""
+        paths = paths_of(self._settings, work_id)
+        if not argv or any("\0" in word for word in argv):
+            raise SandboxError("there is no program to execute", hint="name one, like: sh")
+        plan = await thread(self._plan_of_running, paths)
+        async with self._runtime.execute(paths, plan, argv, terminal) as execution:
+            yield execution
 
-    async def preflight(self) -> tuple[Check, ...]:
-        """Not built yet."""
-        return ()
+    async def extend(self, work_id: str, max_duration_s: int) -> None:
+        """Let it run for so many seconds in all, if that is longer than it may."""
+        paths = paths_of(self._settings, work_id)
+        if not await thread(launch.order, paths, f"extend {max_duration_s}"):
+            raise SandboxError(f"the job {work_id[:12]} does not run")
 
     async def scrub(self, work_id: str) -> None:
         """Remove every trace. Stops it first."""
         paths = paths_of(self._settings, work_id)
         async with self._locks[work_id]:
             await self._stop(paths, 0.0)
-            await _thread(self._clear, paths)
+            await self._clear(paths)
             self._results.forget(paths)
         if not self._locks[work_id].statistics().tasks_waiting:
             del self._locks[work_id]
 
     async def works(self) -> tuple[str, ...]:
-        """Every job of which there is a trace: on disk, mounted, or as a control group."""
-        return await _thread(self._works)
+        """Every job of which there is a trace: on disk, mounted, a group or a container."""
+        return tuple(sorted(await thread(self._works) | await self._runtime.known()))
+
+    async def preflight(self) -> tuple[Check, ...]:
+        """The machine's parts, and what the escape probe says from inside a job of ours."""
+        checks = (*await thread(preflight.machine, self._settings), *await self._runtime.checks())
+        if any(check.critical and not check.ok for check in checks):
+            return checks
+        return (*checks, *await preflight.probe(self, self._blobs, self._settings))
 
     # What follows blocks, or runs under the job's lock.
 
-    def _works(self) -> tuple[str, ...]:
+    def _works(self) -> frozenset[str]:
         names = {entry.name for entry in (self._settings.state_dir / "works").iterdir()}
         run = self._settings.run_dir / self._settings.instance
         if run.is_dir():
             names.update(entry.name for entry in run.iterdir())
-        names |= cgroups.known(f"/gridsouk/{self._settings.instance}")
-        return tuple(sorted(names))
+        return frozenset(names) | cgroups.known(f"/gridsouk/{self._settings.instance}")
 
-    def _cgroup(self, paths: WorkPaths) -> Cgroup:
-        return Cgroup(paths.cgroup, self._v2)
+    def _wake(self) -> None:
+        """A node killed while it took a checkpoint has left the job frozen."""
+        for name in self._works():
+            with contextlib.suppress(SandboxError):
+                paths = paths_of(self._settings, name)
+                group = self._runtime.cgroup(paths)
+                if group.frozen() and not look.is_paused(paths):
+                    group.thaw()
 
     def _edits(self, units: tuple[int, ...]) -> cdi.Edits:
         uuids = [self._uuids[unit] for unit in units if unit in self._uuids]
         return cdi.edits_for(uuids, self._settings.cdi_dirs) if uuids else cdi.Edits()
 
-    def _load(self, paths: WorkPaths) -> tuple[Manifest, tuple[int, ...]]:
-        try:
-            data = paths.manifest.read_bytes()
-            manifest = decode(Manifest, data, size_max=_MANIFEST_BYTES_MAX)
-            return manifest, tuple(json.loads(paths.units.read_text()))
-        except (OSError, CodecError, ValueError) as problem:
-            raise SandboxError(f"the job {paths.state.name} is not prepared here") from problem
-
-    async def _image(self, artifact: Artifact) -> images.Image:
-        directory = self._settings.state_dir / "images" / artifact.hash.hex()
-        async with self._image_lock:
-            found = await _thread(images.find, directory)
-            if found is not None:
-                return found
-            archive = self._staging_file(f"{artifact.hash.hex()}.tar")
-            try:
-                await self._blobs.export(artifact.hash, str(archive))
-                await _thread(self._make_room)
-                return await _thread(
-                    partial(
-                        images.unpack,
-                        archive,
-                        directory,
-                        bytes_max=self._settings.image_bytes_max,
-                        entries_max=self._settings.image_entries_max,
-                    )
-                )
-            finally:
-                archive.unlink(missing_ok=True)
-
-    def _make_room(self) -> None:
-        used = set()
-        for entry in (self._settings.state_dir / "works").iterdir():
-            with contextlib.suppress(SandboxError):
-                manifest, _ = self._load(paths_of(self._settings, entry.name))
-                used.add(manifest.image.hash.hex())
-        images.make_room(
-            self._settings.state_dir / "images", self._settings.images_max, frozenset(used)
-        )
-
-    def _staging_file(self, name: str) -> Path:
-        return self._settings.state_dir / "staging" / name
-
-    async def _stage_inputs(self, paths: WorkPaths, manifest: Manifest) -> None:
-        for number, artifact in enumerate(manifest.inputs):
-            parts = staging.input_parts(artifact.path)
-            file = self._staging_file(f"{paths.state.name}.{number}")
-            try:
-                await self._blobs.export(artifact.hash, str(file))
-                if artifact.path.endswith("/"):
-                    room = self._settings.image_bytes_max
-                    await _thread(staging.place_tree, paths, parts, file, room)
-                else:
-                    size = artifact.size_bytes
-                    await _thread(staging.place_input, paths, parts, file, size)
-            finally:
-                file.unlink(missing_ok=True)
-
-    async def _resume(
-        self, paths: WorkPaths, layout: staging.Layout, workspace: Workspace, base: int
-    ) -> None:
-        manifest = workspace.manifest
-        assert manifest.resume is not None
-        file = self._staging_file(f"{paths.state.name}.resume")
-        try:
-            await self._blobs.export(manifest.resume.hash, str(file))
-            room = (manifest.disk_mib or self._settings.disk_mib) * MIB
-            await _thread(self._results.restore, paths, layout, manifest, file, base, room)
-        finally:
-            file.unlink(missing_ok=True)
-
-    def _start(self, paths: WorkPaths) -> None:
+    def _startable(self, paths: WorkPaths) -> bool:
         observed = self._observe(paths)
         if observed.state in (RunState.RUNNING, RunState.EXITED):
-            return
+            return False
         # A shim whose starter was killed at the gate gives up by itself; wait for that.
         if not launch.wait_released(paths, self._settings.start_timeout_s):
             raise SandboxError("an earlier start of this job hangs", hint="scrub the job")
         if self._observe(paths).state is not RunState.PREPARED:
             raise SandboxError(f"the job {paths.state.name} is not prepared here")
-        manifest, units = self._load(paths)
-        plan = self._plan(paths, manifest, units)
-        cgroup = self._cgroup(paths)
-        spec = launch.write_bundle(
-            paths,
-            cgroup,
-            self._settings,
-            bundle.configuration(plan),
-            wall_s=manifest.max_duration_s or 2**31,
-            grace_s=manifest.grace_s,
+        return True
+
+    async def _start(self, paths: WorkPaths) -> None:
+        manifest, units = await thread(self._placing.load, paths)
+        plan = await thread(self._plan, paths, manifest, units, True)
+        container = await self._runtime.make(paths, plan)
+        cgroup = self._runtime.cgroup(paths)
+        spec = await thread(
+            partial(
+                launch.write_spec,
+                paths,
+                cgroup,
+                self._settings,
+                container,
+                wall_s=manifest.max_duration_s or 2**31,
+                grace_s=manifest.grace_s,
+            )
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
         quota = plan.cpus * bundle.CPU_PERIOD_US
-        expected = Expected(plan.uid_base, plan.memory_bytes, plan.pids, quota, nodes)
-        launch.launch(paths, cgroup, self._settings, spec, expected)
+        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, nodes)
+        shim = self._runtime.shim
+        await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
+        await thread(self._runtime.made, paths)
+        await thread(partial(paths.secrets.unlink, missing_ok=True))
 
-    def _plan(self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...]) -> bundle.Plan:
+    def _plan(
+        self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...], secret: bool
+    ) -> bundle.Plan:
         settings, count = self._settings, max(1, len(units))
-        image = images.find(settings.state_dir / "images" / manifest.image.hash.hex())
-        if image is None:
-            raise SandboxError("the job's image is gone", hint="prepare it again")
+        image = self._placing.image_of(manifest)
         edits = self._edits(units)
         memory = (manifest.memory_mib or settings.memory_mib * count) * MIB
-        fixed = {"GRIDSOUK_INPUT": staging.INPUT, "GRIDSOUK_OUT": staging.OUT, "HOME": "/tmp"}
-        if manifest.checkpoint_path:
-            fixed["GRIDSOUK_CHECKPOINT"] = manifest.checkpoint_path
-        secrets = tuple((k, v) for k, v in json.loads(paths.secrets.read_text()))
-        given = tuple((env.name, env.value) for env in manifest.envs)
         volumes = staging.layout_of(manifest).volumes
+        secrets = staging.secrets_of(paths) if secret else ()
         return bundle.Plan(
             command=manifest.command,
-            envs=bundle.environment(image.envs, fixed, given, secrets, edits),
-            cwd=staging.OUT if image.cwd in ("", "/") else image.cwd,
+            envs=bundle.environment_of(manifest, image.envs, secrets, edits),
+            cwd=OUT if image.cwd in ("", "/") else image.cwd,
             hostname=f"gridsouk-{min(units, default=0)}",
             root=str(paths.root),
             cgroup=paths.cgroup,
-            uid_base=uid_base_of(settings, units),
+            identity=self._runtime.identity(units),
             memory_bytes=memory,
             cpus=manifest.cpus or settings.cpus * count,
             pids=settings.pids_max,
@@ -316,40 +252,65 @@ class OciSandbox:
             volumes=tuple((str(paths.volume / name), inside) for inside, name in volumes),
             edits=edits,
             cgroup_namespace=Path("/proc/self/ns/cgroup").exists(),
+            inputs=staging.seen_inputs(paths, manifest),
+            image=manifest.image.hash.hex(),
         )
 
+    def _plan_of_running(self, paths: WorkPaths) -> bundle.Plan:
+        """The plan that the job runs by, with the variables that it has."""
+        pid = self._living(paths)
+        if look.is_paused(paths):
+            raise SandboxError("the job is paused", hint="resume it first")
+        plan = self._plan(paths, *self._placing.load(paths), False)
+        try:
+            given = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+        except OSError as problem:
+            raise SandboxError("the job has ended") from problem
+        pairs = (item.partition("=") for item in given.split("\0") if item)
+        return replace(plan, envs={name: value for name, _, value in pairs})
+
+    def _living(self, paths: WorkPaths) -> int:
+        """The pid of the job's first process. Raises SandboxError if the job does not run."""
+        pid = launch.first_pid(paths)
+        if self._observe(paths).state is not RunState.RUNNING or not pid:
+            raise SandboxError("the job does not run")
+        return pid
+
     def _observe(self, paths: WorkPaths) -> Observed:
-        observed = look.look(paths, self._cgroup(paths))
+        observed = look.look(paths, self._runtime.cgroup(paths))
         if observed.state is RunState.RUNNING and self._uuids:
-            return replace(observed, gpu_ppm=self._gpu_ppm(paths))
+            _, units = self._placing.load(paths)
+            return look.with_sensors(observed, self._devices.health(), units)
         return observed
 
-    def _gpu_ppm(self, paths: WorkPaths) -> int:
-        _, units = self._load(paths)
-        busy = [
-            health.utilisation_ppm
-            for health in self._devices.health()
-            if health.index in units and health.utilisation_ppm is not None
-        ]
-        return sum(busy) // len(busy) if busy else 0
+    async def _order(self, work_id: str, word: str, *, paused: bool) -> None:
+        paths = paths_of(self._settings, work_id)
+        async with self._locks[work_id]:
+            await thread(self._living, paths)
+            with trio.move_on_after(self._settings.pause_timeout_s):
+                while (await thread(self._observe, paths)).paused is not paused:
+                    if not await thread(launch.order, paths, word):
+                        break
+                    await trio.sleep(_LOOK_S)
+            await thread(self._living, paths)
+            if look.is_paused(paths) is not paused:
+                raise SandboxError(f"the job could not {word}", hint="it is stuck in the kernel")
 
     async def _stop(self, paths: WorkPaths, grace_s: float) -> None:
-        if not await _thread(launch.ask_to_stop, paths, grace_s):
-            await _thread(self._end_rest, paths)
-            return
-        limit_s = max(0.0, grace_s) + _KILL_S
-        shim = await _thread(launch.open_shim, paths)
-        if shim is not None:
-            try:
-                with trio.move_on_after(limit_s):
-                    await trio.lowlevel.wait_readable(shim)
-            finally:
-                os.close(shim)
-        await _thread(self._end_rest, paths)
+        grace_s = max(0.0, grace_s)
+        if await thread(launch.order, paths, f"stop {grace_s}"):
+            shim = await thread(launch.open_shim, paths)
+            if shim is not None:
+                try:
+                    with trio.move_on_after(grace_s + _KILL_S):
+                        await trio.lowlevel.wait_readable(shim)
+                finally:
+                    os.close(shim)
+        await thread(self._end_rest, paths)
 
     def _end_rest(self, paths: WorkPaths) -> None:
         """Normally nothing is left. A stuck or killed shim leaves its container."""
-        cgroup = self._cgroup(paths)
+        cgroup = self._runtime.cgroup(paths)
         if cgroup.pids():
             cgroup.kill()
         if not launch.wait_released(paths, _KILL_S):
@@ -366,11 +327,16 @@ class OciSandbox:
             paths.volume_image, paths.volume, manifest.disk_mib or self._settings.disk_mib
         )
 
-    def _clear(self, paths: WorkPaths) -> None:
-        """Remove mounts, control groups and files, whether or not they are all there."""
-        cgroup = self._cgroup(paths)
-        if cgroup.pids():
-            cgroup.kill()
+    async def _clear(self, paths: WorkPaths) -> None:
+        """Remove container, mounts, groups and files, whether or not they are all there."""
+        cgroup = self._runtime.cgroup(paths)
+        if await thread(cgroup.pids):
+            await thread(cgroup.kill)
+        await self._runtime.remove(paths)
+        await thread(self._clear_rest, paths)
+
+    def _clear_rest(self, paths: WorkPaths) -> None:
+        cgroup = self._runtime.cgroup(paths)
         disk.unmount_all(paths.run)
         cgroup.remove()
         for directory in (paths.run, paths.state):
@@ -384,32 +350,19 @@ class OciSandbox:
                 break
         for group in (f"/gridsouk/{self._settings.instance}", "/gridsouk"):
             if not cgroups.known(group):
-                Cgroup(group, self._v2).remove()
+                Cgroup(group, cgroup.v2).remove()
+
+
+class OciSandbox(ContainerSandbox):
+    """The sandbox over runc, or one that speaks like it."""
+
+    def __init__(self, settings: OciSettings, blobs: Blobs, devices: Devices) -> None:
+        """Raises SandboxError if the runtime is not installed."""
+        need(settings)
+        super().__init__(settings, blobs, devices, OciRuntime(settings))
 
 
 def _allowed(limit: int, wanted: int) -> int:
     """A node without CAP_SYS_RESOURCE cannot give a job more than it has itself."""
     _, hard = resource.getrlimit(limit)
     return wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-
-
-def _same(paths: WorkPaths, workspace: Workspace) -> bool:
-    if paths.manifest.read_bytes() != encode(workspace.manifest):
-        return False
-    return bool(json.loads(paths.units.read_text()) == list(workspace.units))
-
-
-def _record(paths: WorkPaths, workspace: Workspace) -> None:
-    """Last of all: from now on the job counts as prepared."""
-    assert len(workspace.manifest.outputs) <= FILES_MAX
-    paths.manifest.write_bytes(encode(workspace.manifest))
-    paths.units.write_text(json.dumps(list(workspace.units)))
-    paths.secrets.touch(mode=0o600)
-    paths.secrets.write_text(json.dumps(list(workspace.secrets)))
-    paths.prepared.touch()
-
-
-async def _thread(function: Callable[..., T], *arguments: object) -> T:
-    """Run something that blocks. A cancelled caller still waits for it: half done is worse."""
-    run: Callable[..., Awaitable[T]] = trio.to_thread.run_sync
-    return await run(function, *arguments)

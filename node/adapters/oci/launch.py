@@ -23,32 +23,29 @@ from node.adapters.oci.settings import OciSettings, WorkPaths
 from node.adapters.oci.verify import Expected
 
 _ROOT = Path(__file__).parents[3]
-_SHIM = "import sys; sys.path.append(sys.argv[1]); from node.adapters.oci.shim import main; main()"
+_SHIM = "import sys; sys.path.append(sys.argv[1]); from {} import main; main()"
 _VERIFY_S = 5.0  # between the runtime's start and the first program's exec; milliseconds
 _LINE_BYTES_MAX = 16 * 1024
 _FLOCK = "hhqqi4x"  # struct flock: type, whence, start, length, pid
 
 
-def write_bundle(
+def write_spec(
     paths: WorkPaths,
     cgroup: Cgroup,
     settings: OciSettings,
-    config: dict[str, Any],
+    container: dict[str, Any],
     *,
     wall_s: int,
     grace_s: int,
 ) -> Path:
-    """The bundle and the shim's specification, in memory; returns the specification's path."""
-    bundle = paths.live / "bundle"
-    bundle.mkdir(exist_ok=True)
-    (bundle / "config.json").write_text(json.dumps(config))
+    """The shim's specification, in memory; returns its path.
+
+    `container` says how the container is held: what the runtime's own part of the shim wants.
+    """
     spec = {
-        "id": paths.container,
-        "runtime": settings.runtime,
-        "runtime_root": str(paths.live / "runtime"),
-        "runtime_log": str(paths.live / "runtime.log"),
-        "bundle": str(bundle),
+        **container,
         "cgroup": cgroup.path,
+        "freezer": cgroup.freezer(),
         "processes_file": str(cgroup.processes_file),
         "oom_file": str(cgroup.oom_file),
         "cpu_file": str(cgroup.cpu_file),
@@ -67,12 +64,17 @@ def write_bundle(
 
 
 def launch(
-    paths: WorkPaths, cgroup: Cgroup, settings: OciSettings, spec: Path, expected: Expected
+    paths: WorkPaths,
+    cgroup: Cgroup,
+    settings: OciSettings,
+    spec: Path,
+    expected: Expected,
+    module: str,
 ) -> None:
     """Start, verify, let go. Raises SandboxError; then nothing of it runs."""
     with (paths.state / "shim.err").open("ab") as errors:
         shim = subprocess.Popen(
-            shim_command(spec),
+            shim_command(spec, module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -93,18 +95,16 @@ def launch(
                 "the container is not what was asked for: " + "; ".join(faults),
                 hint="this machine gives less than it promises; see docs/OPERATIONS.md",
             )
+        (paths.live / "pid").write_text(f"{int(said['pid'])} {cgroup.path}")
         shim.stdin.write(b"go\n")
         shim.stdin.flush()
         if not _hear(shim.stdout.fileno(), settings.start_timeout_s).get("started"):
             raise SandboxError("the job's shim ended before the job began")
-    # The job has its variables now; secrets need not lie about for its whole life.
-    (paths.live / "bundle" / "config.json").unlink(missing_ok=True)
-    paths.secrets.unlink(missing_ok=True)
 
 
-def shim_command(spec: Path) -> list[str]:
+def shim_command(spec: Path, module: str) -> list[str]:
     """How a shim is run: isolated, without the node's packages and its user's settings."""
-    return [sys.executable, "-I", "-S", "-c", _SHIM, str(_ROOT), str(spec)]
+    return [sys.executable, "-I", "-S", "-c", _SHIM.format(module), str(_ROOT), str(spec)]
 
 
 def _look(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
@@ -135,6 +135,16 @@ def _hear(descriptor: int, timeout_s: float) -> dict[str, Any]:
         line += data
     # Two lines may arrive together only after `go`; the first is the one that is waited for.
     return cast(dict[str, Any], json.loads(line.splitlines()[0]))
+
+
+def first_pid(paths: WorkPaths) -> int:
+    """The pid of the job's first process, or 0 if it is not there any more."""
+    try:
+        pid, _, group = (paths.live / "pid").read_text().partition(" ")
+        mine = group in Path(f"/proc/{int(pid)}/cgroup").read_text()
+    except (OSError, ValueError):
+        return 0
+    return int(pid) if mine else 0
 
 
 def shim_pid(paths: WorkPaths) -> int:
@@ -176,14 +186,14 @@ def wait_released(paths: WorkPaths, timeout_s: float) -> bool:
     return True
 
 
-def ask_to_stop(paths: WorkPaths, grace_s: float) -> bool:
-    """Order the shim to end the job; False if there is no shim to hear it."""
+def order(paths: WorkPaths, words: str) -> bool:
+    """Give the shim an order; False if there is no shim to hear it."""
     try:
         descriptor = os.open(paths.control, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        os.write(descriptor, f"stop {max(0.0, grace_s)}\n".encode())
+        os.write(descriptor, f"{words}\n".encode())
     except OSError:
         return False
     finally:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
+from typing import Any
 
 from node.adapters.oci import launch
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import WorkPaths
-from node.ports import Observed, RunState
+from node.ports import Observed, RunState, UnitHealth
 
 
 def look(paths: WorkPaths, cgroup: Cgroup) -> Observed:
@@ -36,10 +38,46 @@ def look(paths: WorkPaths, cgroup: Cgroup) -> Observed:
         return look(paths, cgroup)
     return Observed(
         RunState.RUNNING,
-        metered_s=max(clock["seen_s"], time.monotonic() - clock["started"]),
+        metered_s=metered_s(clock),
         cpu_ms=cgroup.cpu_ms(),
         memory_bytes=cgroup.memory_bytes(),
         log_bytes=log_bytes,
+        paused=clock["paused"],
+        throttled_ms=cgroup.throttled_ms(),
+        pids=cgroup.count(),
+    )
+
+
+def metered_s(clock: dict[str, Any]) -> float:
+    """The seconds that a living shim's clock stands at now."""
+    seen_s = float(clock["seen_s"])
+    if clock["paused"]:
+        return seen_s
+    return max(seen_s, float(clock["before_s"]) + time.monotonic() - float(clock["since"]))
+
+
+def is_paused(paths: WorkPaths) -> bool:
+    """Whether the job was told to stand still. The freezer alone cannot say: a checkpoint uses it
+    too, and a node may be killed in the middle of one.
+    """
+    clock = launch.read_json(paths.clock)
+    return clock is not None and not paths.exit.exists() and bool(clock["paused"])
+
+
+def with_sensors(
+    observed: Observed, health: tuple[UnitHealth, ...], units: tuple[int, ...]
+) -> Observed:
+    """The same with what the sensors of the job's GPUs say."""
+    mine = [one for one in health if one.index in units]
+    busy = [one.utilisation_ppm for one in mine if one.utilisation_ppm is not None]
+    power = [one.power_w for one in mine if one.power_w is not None]
+    heat = [one.temperature_c for one in mine if one.temperature_c is not None]
+    return replace(
+        observed,
+        gpu_ppm=sum(busy) // len(busy) if busy else 0,
+        vram_mib=sum(one.memory_used_mib or 0 for one in mine),
+        power_w=sum(power) if power else None,
+        temperature_c=max(heat) if heat else None,
     )
 
 

@@ -54,26 +54,47 @@ class Log:
 
 
 class Clock:
-    """Seconds the container has run, on disk: the boot, the start, and the last second seen."""
+    """Seconds the container has run, on disk: those before the last pause, and since when it runs.
+
+    A reader takes `before_s` and adds what has passed since `since`, on the monotonic clock that
+    all processes of one boot share; while it is paused, `seen_s` is all there is.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         with open("/proc/sys/kernel/random/boot_id") as file:
             self._boot = file.read().strip()
-        self._started = 0.0
+        self._before_s = 0.0
+        self._since = 0.0
+        self.paused = True
 
     def start(self) -> None:
         """From now on it runs."""
-        self._started = time.monotonic()
-        self.tick()
+        if self.paused:
+            self._since = time.monotonic()
+            self.paused = False
+            self.tick()
+
+    def pause(self) -> None:
+        """From now on it does not."""
+        if not self.paused:
+            self._before_s = self.seconds()
+            self.paused = True
+            self.tick()
 
     def seconds(self) -> float:
         """How long so far."""
-        return time.monotonic() - self._started
+        return self._before_s + (0.0 if self.paused else time.monotonic() - self._since)
 
     def tick(self) -> None:
         """Put it on disk, in one step."""
-        record = {"boot": self._boot, "started": self._started, "seen_s": self.seconds()}
+        record = {
+            "boot": self._boot,
+            "before_s": self._before_s,
+            "since": self._since,
+            "seen_s": self.seconds(),
+            "paused": self.paused,
+        }
         replace(self._path, record, durable=False)
 
 

@@ -15,10 +15,10 @@ from market.errors import SandboxError
 from market.limits import ARTIFACT_BYTES_MAX, FILES_MAX
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import collect, staging
+from node.adapters.oci import collect, look, staging
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.collect import Found
-from node.adapters.oci.settings import USER, OciSettings, WorkPaths
+from node.adapters.oci.settings import OciSettings, WorkPaths
 from node.adapters.oci.staging import Place
 from node.ports import Blobs
 
@@ -93,7 +93,7 @@ class Results:
         layout: staging.Layout,
         manifest: Manifest,
         archive: Path,
-        uid_base: int,
+        uid: int,
         bytes_max: int,
     ) -> None:
         """Unpack the checkpoint to resume from into the checkpoint directory."""
@@ -102,15 +102,16 @@ class Results:
         place = layout.place(manifest.checkpoint_path)
         directory = paths.volume / place.name / place.inner
         with _opened(directory) as root, archive.open("rb") as source:
-            collect.unpack_files(source, root, uid_base + USER, bytes_max)
+            collect.unpack_files(source, root, uid, bytes_max)
 
     def _hold(
         self, paths: WorkPaths, manifest: Manifest, place: Place, cgroup: Cgroup
     ) -> tuple[Found, ...]:
         with _opened(paths.volume) as volume, _opened(paths.volume / place.name) as root:
             pids = cgroup.pids()
-            frozen = bool(pids) and cgroup.freeze()
-            if pids and not frozen and cgroup.pids():
+            paused = look.is_paused(paths)  # it stands still already, and is to stay so
+            frozen = bool(pids) and not paused and cgroup.freeze()
+            if pids and not (frozen or paused) and cgroup.pids():
                 raise SandboxError("the job could not be frozen", hint="it is tried again")
             try:
                 written = collect.being_written(cgroup.pids())

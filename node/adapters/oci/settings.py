@@ -17,6 +17,8 @@ _INSTANCE = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _WORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _MOUNTABLE = re.compile(r"/[A-Za-z0-9_./+@%-]*")  # overlay options are split at commas and colons
 
+INPUT = "/in"
+OUT = "/out"
 USER = 65534  # `nobody` inside; its host uid depends on the slot
 RANGE = 65536  # ids of one slot: jobs in different slots share no user
 
@@ -34,6 +36,8 @@ class OciSettings:
     instance: str = "node"
     run_dir: Path = Path("/run/gridsouk")
     runtime: str = "runc"
+    driver: str = "oci"  # or engine: Docker or Podman, whichever answers on `socket`
+    socket: Path = Path("/run/docker.sock")
     uid_base: int = 200_000
     cpus: int = 1
     memory_mib: int = 1024
@@ -45,6 +49,7 @@ class OciSettings:
     image_bytes_max: int = 64 * 1024 * MIB
     images_max: int = 32  # unpacked at once; as many as an offer can name as cached
     image_entries_max: int = 500_000  # a CUDA image with PyTorch has about 100,000
+    pause_timeout_s: float = 10.0
     start_timeout_s: float = 60.0  # for the runtime and its first process, on a loaded machine
     cdi_dirs: tuple[Path, ...] = (Path("/etc/cdi"), Path("/var/run/cdi"))
 
@@ -58,6 +63,25 @@ class OciSettings:
                     f"{path} cannot hold a sandbox",
                     hint="use an absolute path of letters, digits and ./_-+@%",
                 )
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a job is: its uid and gid `inside` and on this machine (`host`), and the map between.
+
+    `base` and `size` are the one line of /proc/PID/uid_map. A map of everything onto itself is no
+    user namespace; then `inside` and `host` are one number, which no other slot has.
+    """
+
+    inside: int
+    host: int
+    base: int
+    size: int
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the container has a user namespace of its own."""
+        return self.base != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +178,7 @@ def paths_of(settings: OciSettings, work_id: str) -> WorkPaths:
     )
 
 
-def uid_base_of(settings: OciSettings, units: tuple[int, ...]) -> int:
-    """The first host uid of a job's range: that of its lowest slot."""
-    return settings.uid_base + min(units, default=0) * RANGE
+def identity_of(settings: OciSettings, units: tuple[int, ...]) -> Identity:
+    """`nobody` in the range of the job's lowest slot."""
+    base = settings.uid_base + min(units, default=0) * RANGE
+    return Identity(USER, base + USER, base, RANGE)

@@ -6,7 +6,7 @@ trusts its specification and its FIFO, which only root can write.
 
 It speaks one JSON line to its starter, `{"pid": ...}` or `{"error": ...}`, and waits for `go`;
 until then the job's gate is closed. If the starter vanishes before that, the container is removed
-and the job counts as never started. Orders come later by FIFO: `stop SECONDS`.
+and the job counts as never started. Orders come later by FIFO: `stop SECONDS`, `pause`, `resume`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,21 @@ import os
 import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
-from node.adapters.oci.container import START_S, Container, Ending
+from node.adapters.oci.container import START_S, Container, Ending, Held, read
 from node.adapters.oci.records import Clock, Log, replace
 
 TICK_S = 1.0  # how often the clock on disk moves; only a power cut makes that matter
-READ_BYTES = 1024 * 1024
+FREEZE_S = 5.0  # a process in uninterruptible sleep can hold a freeze up
+DRAIN_S = 10.0  # for output that is under way once all who wrote it are dead
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def main() -> None:
+def main(make: Callable[[dict[str, Any]], Held] = Container) -> None:
     """Run one job to its end; its specification is the last argument."""
     with open(sys.argv[-1]) as file:
         spec: dict[str, Any] = json.load(file)
@@ -48,7 +50,7 @@ def main() -> None:
     except OSError:
         say({"error": "the job has a shim already"})
         return
-    container = Container(spec)
+    container = make(spec)
     try:
         container.create()
         container.start()
@@ -59,13 +61,13 @@ def main() -> None:
     say({"pid": container.pid})
     if not told_to_go():
         container.kill()
-        reap(container.pid)
+        container.reap()
         container.delete()
         return
     run(container, spec)
 
 
-def run(container: Container, spec: dict[str, Any]) -> None:
+def run(container: Held, spec: dict[str, Any]) -> None:
     """From the opening of the gate to the exit record."""
     log = Log(spec["log"], spec["log_bytes_max"])
     clock = Clock(spec["clock"])
@@ -78,19 +80,20 @@ def run(container: Container, spec: dict[str, Any]) -> None:
     try:
         watch(container, log, clock, control, ending, spec)
     finally:
-        container.kill()
-        status = reap(container.pid)
         seconds = clock.seconds()
-        drain(container.output, log.write)
+        container.kill()
+        freeze(spec, False)
+        code, number = container.reap()
+        drain(container, log.write)
         log.close()
-        record = outcome(status, container, ending)
+        record = outcome(code, number, container, ending)
         record["metered_s"] = seconds
         container.delete()
         replace(spec["exit"], record, durable=True)
 
 
 def watch(
-    container: Container,
+    container: Held,
     log: Log,
     clock: Clock,
     control: int,
@@ -106,15 +109,13 @@ def watch(
     while True:
         ready = dict(poll.poll(min(TICK_S, ending.timeout_s()) * 1000))
         if container.output in ready:
-            data = os.read(container.output, READ_BYTES)
-            log.write(data)
-            if not data:
+            data = container.read_output()
+            log.write(data or b"")
+            if data is None:
                 poll.unregister(container.output)
         if control in ready:
             for line in os.read(control, 4096).decode(errors="replace").splitlines():
-                word, _, grace = line.partition(" ")
-                if word == "stop":
-                    ending.begin(float(grace))
+                obey(line, clock, ending, spec)
         if ended in ready:
             return
         if clock.seconds() >= spec["wall_s"] and not ending.timed_out:
@@ -124,15 +125,52 @@ def watch(
         if clock.seconds() - ticked >= TICK_S:
             ticked = clock.seconds()
             clock.tick()
+            container.cpu_ms()
 
 
-def outcome(status: int, container: Container, ending: Ending) -> dict[str, Any]:
+def obey(order: str, clock: Clock, ending: Ending, spec: dict[str, Any]) -> None:
+    """One line from the FIFO. A job that is to end must be able to hear so."""
+    word, _, seconds = order.partition(" ")
+    if word == "pause" and not ending.stopped:
+        # The clock stops first: if the freeze takes a while, the time is the provider's loss.
+        clock.pause()
+        if not freeze(spec, True):
+            freeze(spec, False)
+            clock.start()
+    elif word == "resume":
+        freeze(spec, False)
+        clock.start()
+    elif word == "stop":
+        freeze(spec, False)
+        clock.start()
+        ending.begin(float(seconds))
+    elif word == "extend":
+        spec["wall_s"] = max(spec["wall_s"], int(seconds))
+
+
+def freeze(spec: dict[str, Any], still: bool) -> bool:
+    """Stop all the job's programs in their tracks, or let them go on; whether it came about."""
+    order, look_at, sign = spec["freezer"]["still" if still else "go"]
+    deadline = time.monotonic() + FREEZE_S
+    while True:
+        try:
+            with open(spec["freezer"]["file"], "w") as file:
+                file.write(order)
+        except OSError:
+            return False
+        if sign in read(look_at):
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+
+
+def outcome(code: int, number: int, container: Held, ending: Ending) -> dict[str, Any]:
     """The exit record. The shells say 128 + n of a program that signal n ended."""
-    if os.WIFSIGNALED(status):
-        number = signal.SIGTERM if ending.stopped else os.WTERMSIG(status)
+    if number and ending.stopped:
+        number = signal.SIGTERM
         code = 128 + number
-    else:
-        code = os.WEXITSTATUS(status)
+    elif not number:
         number = code - 128 if 128 < code <= 128 + 64 else 0
     return {
         "code": code,
@@ -173,15 +211,12 @@ def open_control(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
-def drain(descriptor: int, take: Callable[[bytes], None]) -> None:
-    """What is left in the pipe, to its end. All writers are dead, so it ends."""
-    while data := os.read(descriptor, READ_BYTES):
+def drain(container: Held, take: Callable[[bytes], None]) -> None:
+    """What is left of its output, to the end. All writers are dead, so it ends."""
+    deadline = time.monotonic() + DRAIN_S
+    while (left_s := deadline - time.monotonic()) > 0:
+        ready, _, _ = select.select([container.output], [], [], left_s)
+        data = container.read_output() if ready else None
+        if data is None:
+            return
         take(data)
-
-
-def reap(pid: int) -> int:
-    """Wait for the first process to end; its wait status."""
-    try:
-        return os.waitpid(pid, 0)[1]
-    except ChildProcessError:
-        return signal.SIGKILL

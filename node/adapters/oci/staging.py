@@ -5,6 +5,7 @@ Decides paths (pure) and puts files there (blocking; called in threads). Knows n
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,8 @@ from pathlib import Path
 from market.errors import SandboxError
 from market.terms import Manifest
 from node.adapters.oci import collect, disk
-from node.adapters.oci.settings import USER, OciSettings, WorkPaths
+from node.adapters.oci.settings import INPUT, OUT, OciSettings, WorkPaths
 
-INPUT = "/in"
-OUT = "/out"
 _RESERVED = ("proc", "dev", "sys", "tmp", "run", "bin", "sbin", "lib", "lib64", "usr", "etc")
 _SKELETON = ("proc", "dev", "tmp", "in", "out")
 
@@ -106,6 +105,45 @@ def make_skeleton(paths: WorkPaths, layout: Layout, mounts: tuple[str, ...]) -> 
         target.touch()
 
 
+def add_mount_points(paths: WorkPaths, image: Path, wanted: tuple[str, ...]) -> None:
+    """Empty files or folders (named with a slash) for an engine to mount its own over.
+
+    What the image has there is left to be seen.
+    """
+    for path in wanted:
+        parts = _parts(path)
+        if os.path.lexists(image.joinpath(*parts)):
+            continue
+        folder = paths.skeleton
+        for part in (*parts[:-1], *(parts[-1:] if path.endswith("/") else ())):
+            if (image / folder.relative_to(paths.skeleton) / part).is_symlink():
+                raise SandboxError(f"the image's {path} leads through a link")
+            folder = folder / part
+            folder.mkdir(exist_ok=True)
+            folder.chmod(0o755)
+        if not path.endswith("/"):
+            (folder / parts[-1]).touch()
+
+
+def seen_inputs(paths: WorkPaths, manifest: Manifest) -> tuple[tuple[str, str], ...]:
+    """(host path, path inside) of what to mount where the skeleton is no layer of the root."""
+    below = f"{INPUT}/"
+    others = {
+        "/" + "/".join(_parts(artifact.path))
+        for artifact in manifest.inputs
+        if not artifact.path.startswith(below)
+    }
+    return tuple((str(paths.skeleton / path[1:]), path) for path in (INPUT, *sorted(others)))
+
+
+def secrets_of(paths: WorkPaths) -> tuple[tuple[str, str], ...]:
+    """The opened secret variables, until the job has begun. Raises SandboxError."""
+    try:
+        return tuple((name, value) for name, value in json.loads(paths.secrets.read_text()))
+    except (OSError, ValueError) as problem:
+        raise SandboxError("the job's variables are gone", hint="prepare it again") from problem
+
+
 def make_parents(root: Path, parts: tuple[str, ...]) -> Path:
     """The path of a file below `root`, its directories made, readable for all."""
     current = root
@@ -148,9 +186,8 @@ def mount_places(settings: OciSettings, paths: WorkPaths, manifest: Manifest, im
     disk.mount_volume(paths.volume_image, paths.volume, manifest.disk_mib or settings.disk_mib)
 
 
-def own_volumes(paths: WorkPaths, layout: Layout, manifest: Manifest, uid_base: int) -> None:
-    """The directories on the volume, the job's own."""
-    uid = uid_base + USER
+def own_volumes(paths: WorkPaths, layout: Layout, manifest: Manifest, uid: int) -> None:
+    """The directories on the volume, the job's own: `uid` is who it is on this machine."""
     paths.volume.chmod(0o711)
     for _, name in layout.volumes:
         directory = paths.volume / name

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from market.limits import ARTIFACT_BYTES_MAX, ENV_BYTES_MAX, ENVS_MAX, FILES_MAX
-from market.spec import Spec
+from market.limits import (
+    ARTIFACT_BYTES_MAX,
+    ENV_BYTES_MAX,
+    ENVS_MAX,
+    FILES_MAX,
+    JOB_DURATION_MAX_S,
+    NODES_MAX,
+)
 from market.terms import Artifact
-from market.units import format_money
-from market.voucher import deposit_for
 
 if TYPE_CHECKING:
     from node.control import Control
@@ -42,6 +46,19 @@ class JobFile(_Strict):
     spec: dict[str, Any]
 
 
+class PlannedJob(JobFile):
+    """A job file, and the sizes of its image and inputs where they are known already."""
+
+    image: BlobName | None = None
+    inputs: Annotated[list[BlobName], Field(max_length=FILES_MAX)] = []
+
+
+class More(_Strict):
+    """How much longer."""
+
+    more_s: Annotated[int, Field(ge=1, le=JOB_DURATION_MAX_S)]
+
+
 class NewJob(JobFile):
     """A job file with its uploaded image and inputs, and the values of its secrets."""
 
@@ -67,9 +84,13 @@ def job_routes(control: Control) -> APIRouter:
         return await control.jobs.show(name)
 
     @router.get("/api/jobs/{name}/log")
-    async def log(name: str, offset: Annotated[int, Query(ge=0, le=2**62)] = 0) -> Response:
+    async def log(
+        name: str,
+        offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
+        rank: Annotated[int, Query(ge=0, lt=NODES_MAX)] = 0,
+    ) -> Response:
         """Output bytes from `offset`; X-Next-Offset says where to go on, X-End if that is all."""
-        data, following, end = await control.jobs.log(name, offset)
+        data, following, end = await control.jobs.log(name, offset, rank)
         headers = {"x-next-offset": str(following), "x-end": "1" if end else "0"}
         return Response(data, media_type="application/octet-stream", headers=headers)
 
@@ -79,12 +100,19 @@ def job_routes(control: Control) -> APIRouter:
         return control.series.of(control.jobs.job(name).id)
 
     @router.post("/api/jobs", status_code=201)
-    async def submit(new: NewJob) -> dict[str, str]:
-        """Take a job whose blobs are here already; answers with its id."""
+    async def submit(
+        new: NewJob, idempotency_key: Annotated[str, Header(max_length=64)] = ""
+    ) -> dict[str, str]:
+        """Take a job whose blobs are here already; answers with its id (one key, one job)."""
         inputs = tuple(item.artifact() for item in new.inputs)
-        return {
-            "id": await control.jobs.submit(new.spec, new.image.artifact(), inputs, new.secrets)
-        }
+        image = new.image.artifact()
+        made = await control.jobs.submit(new.spec, image, inputs, new.secrets, idempotency_key)
+        return {"id": made}
+
+    @router.post("/api/jobs/{name}/extend")
+    async def extend(name: str, more: More) -> dict[str, Any]:
+        """Let a job take longer; says what that may cost at most."""
+        return await control.jobs.extend(name, more.more_s)
 
     @router.post("/api/jobs/{name}/cancel")
     async def cancel(name: str) -> dict[str, str]:
@@ -92,33 +120,20 @@ def job_routes(control: Control) -> APIRouter:
         return {"id": await control.jobs.cancel(name)}
 
     @router.post("/api/explain")
-    async def explain(file: JobFile) -> dict[str, list[str]]:
-        """What the market has for this job, and what would let more offers fit."""
-        return {"lines": control.jobs.explain(file.spec)}
+    async def explain(file: JobFile) -> dict[str, Any]:
+        """What each constraint removes, and the nearest relaxations."""
+        return control.plans.explain(file.spec)
+
+    @router.post("/api/plan")
+    async def plan(file: PlannedJob) -> dict[str, Any]:
+        """The live ranking with its reasons, what it should cost, and what would be held."""
+        image = file.image.artifact() if file.image else None
+        inputs = tuple(item.artifact() for item in file.inputs)
+        return await control.plans.plan(file.spec, image, inputs)
 
     @router.post("/api/validate")
     async def validate(file: JobFile) -> dict[str, Any]:
         """Check a job file, and say what it may cost at most."""
-        return _plan(control.jobs.spec(file.spec), control)
+        return control.plans.checked(file.spec)
 
     return router
-
-
-def _plan(spec: Spec, control: Control) -> dict[str, Any]:
-    info = control.ports.chain.info
-    units = max(choice.count for choice in spec.requirements.accelerators) * spec.num_nodes
-    price, duration_s = spec.bid.max_price_per_hour, spec.bid.max_duration_s
-    return {
-        "name": spec.name,
-        "image": spec.image,
-        "accelerators": [f"{a.name}:{a.count}" for a in spec.requirements.accelerators],
-        "units": units,
-        "max_price_per_unit_hour": format_money(price, info.decimals),
-        "max_hourly_cost": format_money(price * units, info.decimals),
-        "max_duration_s": duration_s,
-        "max_hold": format_money(deposit_for(price, units, duration_s), info.decimals),
-        "token": info.symbol,
-        "secrets": list(spec.secrets),
-        "mounts": {mount.target: mount.source for mount in spec.mounts},
-        "outputs": list(spec.outputs),
-    }

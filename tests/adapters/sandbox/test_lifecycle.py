@@ -216,19 +216,12 @@ async def test_a_starter_killed_at_the_gate_leaves_the_job_prepared(driver: Driv
     await driver.sandbox.prepare(workspace)
     paths = driver.paths(workspace.work_id)
     sandbox = driver.again()
-    plan = sandbox._plan(paths, workspace.manifest, (0,))
-    from node.adapters.oci import bundle
-
-    spec = launch.write_bundle(
-        paths,
-        sandbox._cgroup(paths),
-        driver.settings,
-        bundle.configuration(plan),
-        wall_s=60,
-        grace_s=1,
-    )
+    runtime = sandbox._runtime
+    container = await runtime.make(paths, sandbox._plan(paths, workspace.manifest, (0,), True))
+    group = runtime.cgroup(paths)
+    spec = launch.write_spec(paths, group, driver.settings, container, wall_s=60, grace_s=1)
     shim = subprocess.Popen(  # noqa: ASYNC220, it forks and ends at once
-        launch.shim_command(spec),
+        launch.shim_command(spec, runtime.shim),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
