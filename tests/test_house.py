@@ -68,6 +68,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     # node, one running node
     ("node", "node.ports"),
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
+    ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
     ("node.holdings", "node.tunnels", "node.tunnels.splice"),
