@@ -43,11 +43,12 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "withdraw": ("node.cli.money:withdraw", "Take free money out of the escrow."),
         "stake": ("node.cli.money:stake", "Money that backs what this wallet sells."),
         "spend": ("node.cli.books:spend", "Say what agreements cost."),
-        "provider": ("node.cli.books:provider", "What this node sells, and what it earns."),
     },
     "Node": {
         "up": ("node.cli.daemon:up", "Run a node."),
+        "devnet": ("node.cli.devnet:devnet", "Run a market of your own on this machine, to try."),
         "status": ("node.cli.reports:status", "Show the node."),
+        "doctor": ("node.cli.wellbeing:doctor", "Look over all of it; say what to fix."),
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
