@@ -100,6 +100,7 @@ class Shop:
         self._standing = standing
         self.selling = config.selling
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
+        self.closing = False  # this process is about to end; the next one opens as before
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
         self._images = images
         self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
@@ -149,7 +150,8 @@ class Shop:
     def sells(self) -> bool:
         """Whether demands are answered now."""
         examined = self.checks is not None and not self.unfit
-        return self.selling is not None and self.mode is Mode.OPEN and examined
+        open_now = self.mode is Mode.OPEN and not self.closing
+        return self.selling is not None and open_now and examined
 
     @property
     def drained(self) -> bool:

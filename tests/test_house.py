@@ -65,6 +65,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.agreement",),
     ("market.events", "market.duties", "market.job"),
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
+    ("market.jobschema",),
     # node, one running node
     ("node", "node.ports"),
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),

@@ -32,6 +32,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
+        "schema": ("node.cli.schema:schema", "Print the job file's JSON Schema."),
     },
     "Market": {
         "offers": ("node.cli.offers:offers", "List live offers."),
@@ -49,6 +50,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "devnet": ("node.cli.devnet:devnet", "Run a market of your own on this machine, to try."),
         "status": ("node.cli.reports:status", "Show the node."),
         "doctor": ("node.cli.wellbeing:doctor", "Look over all of it; say what to fix."),
+        "completion": ("node.cli.schema:completion", "Print a shell's completions."),
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
