@@ -30,7 +30,8 @@ from market.limits import CLOCK_SKEW_S
 from market.signing import Domain
 from market.units import UnixTime
 from node.adapters.ethereum.answers import AnswerError, number, raw
-from node.adapters.ethereum.contract import artifact, calldata
+from node.adapters.ethereum.contract import calldata
+from node.adapters.ethereum.deployment import check_code
 from node.adapters.ethereum.errands import Errands
 from node.adapters.ethereum.events import fact
 from node.adapters.ethereum.follower import Follower
@@ -201,14 +202,7 @@ class EthereumChain:
     async def _check_code(self) -> None:
         escrow = AsyncWeb3.to_checksum_address(self._config.escrow)
         code = await self._rpc.ask("eth_getCode", escrow, "latest", read=raw)
-        if not code:
-            raise ChainError(
-                f"there is no contract at 0x{self._config.escrow.hex()} "
-                f"on chain {self._config.chain_id}",
-                hint="check escrow in the configuration",
-            )
-        if len(code) * 2 + 2 != len(artifact("Escrow")["deployedBytecode"]):
-            raise ChainError("the contract there is not this version's escrow")
+        check_code("Escrow", code, self._config.escrow, self._config.chain_id)
 
     async def _check_genesis(self) -> None:
         """A local chain may be started anew under its old id: what was signed for it is void."""
