@@ -216,6 +216,8 @@ class Ledger:
 
     def _close(self, row: Row, closed: ClosedAgreement) -> Row:
         opened = row.opened
+        # What the closing call itself paid has no event of its own.
+        self._add(self.free, (opened.token, opened.provider), closed.paid - row.paid)
         back = closed.refunded + row.to_victim + opened.bond * row.bonded
         self._add(self.free, (opened.token, opened.requester), back)
         self._add(self.stake, (opened.token, opened.provider), opened.collateral - row.slashed)

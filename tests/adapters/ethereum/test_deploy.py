@@ -14,7 +14,7 @@ from eth_keyfile.keyfile import create_keyfile_json
 
 from market.errors import ChainError
 from node.adapters.ethereum.answers import number, raw
-from node.adapters.ethereum.chain import ChainConfig, open_chain
+from node.adapters.ethereum.chain import open_chain
 from node.adapters.ethereum.contract import artifact
 from node.adapters.ethereum.deployment import (
     DEPLOYER,
@@ -27,6 +27,7 @@ from node.adapters.ethereum.deployment import (
 from node.adapters.ethereum.devnet import free_port, launch
 from node.adapters.ethereum.devnet import test_keys as public_keys
 from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.settings import ChainConfig
 from scripts.deploy import main
 
 pytestmark = pytest.mark.chain
