@@ -109,9 +109,9 @@ class AllowanceUsed:
 
 @dataclass(frozen=True, slots=True)
 class OpenedAgreement:
-    """Deposit and bond (requester), collateral and units (provider) are locked until `end`.
+    """Deposit and bond (requester), collateral and units (provider) are locked.
 
-    `challenge_from` is 0 where the contract's build does not say it.
+    The provider can be challenged from `challenge_from` on, and be held to it until before `end`.
     """
 
     place: Place
@@ -123,8 +123,9 @@ class OpenedAgreement:
     collateral: int
     bond: int
     units: int
+    opened_at: int
+    challenge_from: int
     end: int
-    challenge_from: int = 0
 
 
 @dataclass(frozen=True, slots=True)

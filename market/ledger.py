@@ -53,7 +53,7 @@ class Thaw:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One agreement. `deadline` is 0 until an event names one."""
+    """One agreement. `deadline` means in each status what the contract's does."""
 
     opened: OpenedAgreement
     status: int = OPEN

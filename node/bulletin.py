@@ -17,6 +17,7 @@ from market.limits import DEMANDS_PER_PEER_MAX
 from market.messages import Offers, Sync, Synced, Unwanted, Wanted
 from market.signing import Signed
 from market.terms import Demand, Offer
+from node.atlas import Atlas
 from node.config import Rules
 from node.mail import Mail
 from node.ports import Clock, Gossip, Link
@@ -30,11 +31,13 @@ class Bulletin:
     """The public side of the market, as this node knows it."""
 
     def __init__(
-        self, rules: Rules, mail: Mail, gossip: Gossip, link: Link, clock: Clock,
+        self, rules: Rules, mail: Mail, gossip: Gossip, link: Link, clock: Clock, atlas: Atlas,
         own_offers: Callable[[], tuple[Offer, ...]],
     ) -> None:  # fmt: skip
         """`own_offers` says what this node sells now; empty for a pure requester."""
         self.book = Book()
+        self.atlas = atlas
+        self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
         self._rules = rules
@@ -90,6 +93,9 @@ class Bulletin:
                 if signed.author == self._mail.me:
                     return
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
+                for offer in offers[:1]:
+                    self.atlas.hear(signed.author, offer.coordinate)
+                self.offers_at = now
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):
@@ -109,6 +115,7 @@ class Bulletin:
             return
         if not self._newest(demand, signed.sequence):
             return
+        self.atlas.hear(signed.author, demand.coordinate)
         self.heard_at[demand.demand_id] = self._clock.now()
         self._demanded.set()
         self.demands[demand.demand_id] = Signed(

@@ -16,7 +16,7 @@ from market.moving import done_s, kind_wanted, work_s
 from market.reallocation import Kind
 from market.signing import digest
 from market.spec import Spec
-from market.terms import Artifact, Coordinate, Demand, Manifest, Sealed
+from market.terms import Artifact, Demand, Manifest, Sealed
 from market.units import UnixTime
 from node.bulletin import Bulletin
 from node.config import Config
@@ -119,7 +119,7 @@ class Demands:
             token=self._ports.chain.info.token,
             slash_bps=0,
             exclude=excluded,
-            coordinate=Coordinate(),
+            coordinate=self._bulletin.atlas.here,
             quote_by_ms=int(window_ends_at * 1000),
             expires_at_s=int(window_ends_at + stands) + 1,
         )

@@ -7,7 +7,7 @@ simulated ones. Adapters hold no rules. Every method may be cancelled; those tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from market.chainlog import EscrowEvent
 from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
+from market.image import Reference
 from market.signing import Domain
 from market.terms import Artifact, Manifest
 from market.units import UnixTime
@@ -61,6 +62,7 @@ class PeerInfo:
     outbound: bool
     rtt_us: int | None
     connected_at: UnixTime
+    strikes: float = 0.0  # misbehaviour counted now; at the network's limit it is cut off
 
 
 class Channel(Protocol):
@@ -486,8 +488,35 @@ class Blobs(Protocol):
     async def export(self, hash_: bytes, path: str) -> None:
         """Write a complete blob to a file, replacing it in one step. Raises NotFoundError."""
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        """Make a complete blob readable at `path`, where nothing is yet, without a copy if the
+        disk allows. Whoever gets it must not write to it. Raises NotFoundError."""
+
     async def discard(self, hash_: bytes) -> None:
         """Forget a blob, complete or not."""
+
+    def keep(self, needed: Callable[[], Container[bytes]]) -> None:
+        """Set, once: which blobs must stay when room is made, asked each time it is."""
+
+
+class Registry(Protocol):
+    """Where images come from that no peer has: OCI registries, reached under this node's rules."""
+
+    def is_open(self, reference: Reference) -> bool:
+        """Whether the host is asked without credentials: what it gives is anybody's."""
+
+    async def manifest(self, reference: Reference) -> bytes:
+        """The manifest or index behind a digest (checked) or, without one, a tag.
+
+        Raises NotFoundError, RefusedError if this node may not have it or may not go there,
+        IntegrityError, UnreachableError.
+        """
+
+    def blob(
+        self, reference: Reference, digest: bytes, offset: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of one of the image's blobs from `offset` on, unchecked. Raises likewise,
+        LimitError if there are none from there on."""
 
 
 class Logs(Protocol):
@@ -586,6 +615,7 @@ class Ports:
     sandbox: Sandbox
     devices: Devices
     blobs: Blobs
+    registry: Registry
     logs: Logs
     journal: Journal
     signer: Signer

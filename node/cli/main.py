@@ -28,6 +28,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "events": ("node.cli.events:events", "Print what happened to jobs, as it happens."),
         "wait": ("node.cli.jobs:wait", "Wait until jobs are over."),
         "get": ("node.cli.results:get", "Fetch a job's results."),
+        "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
     },
@@ -41,7 +42,6 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "withdraw": ("node.cli.money:withdraw", "Take free money out of the escrow."),
         "stake": ("node.cli.money:stake", "Money that backs what this wallet sells."),
         "spend": ("node.cli.books:spend", "Say what agreements cost."),
-        "provider": ("node.cli.books:provider", "What this node sells, and what it earns."),
     },
     "Node": {
         "up": ("node.cli.daemon:up", "Run a node."),
@@ -49,6 +49,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
+        "provider": ("node.cli.provider:provider", "Sell this machine's units."),
     },
 }
 """Every command by its group, named rather than imported: `souk ps` loads only what it needs."""

@@ -88,11 +88,11 @@ def offer_row(offer: Offer, money: Said) -> dict[str, Any]:
         "preemptible": offer.preemptible,
         "queue_wait_s": offer.queue_wait_s,
         "heartbeat_s": offer.heartbeat_interval_s,
-        "coordinate": _coordinate(offer.coordinate),
+        "coordinate": coordinate_row(offer.coordinate),
     }
 
 
-def _coordinate(at: Coordinate) -> dict[str, float] | None:
+def coordinate_row(at: Coordinate) -> dict[str, float] | None:
     """Where a node stands on the map of round trips, in milliseconds; None if it does not know."""
     if at == Coordinate():
         return None

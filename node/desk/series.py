@@ -24,6 +24,7 @@ TABLE: Final = "series"
 SAMPLES_MAX: Final = 480  # more than a chart has pixels for
 SERIES_MAX: Final = 512  # jobs whose series is kept; the oldest goes
 SAVE_S: Final = 15.0
+WINDOW_MS: Final = 4000
 PAUSE_S: Final = 0.25  # as often as the keeper ticks
 BYTES_MAX: Final = 64 * 1024
 
@@ -88,13 +89,7 @@ class SeriesDesk:
     def of(self, job: bytes) -> dict[str, Any]:
         """One job's samples as columns; CPU as cores in use between two samples."""
         samples = self._series.get(job, Series(0, ())).samples
-        cores: list[float | None] = []
-        for before, now in zip((None, *samples), samples, strict=False):
-            spent_ms = now.cpu_ms - before.cpu_ms if before else -1
-            passed_ms = now.at_ms - before.at_ms if before else 0
-            same = before is not None and before.attempt == now.attempt
-            usable = same and spent_ms >= 0 and passed_ms > 0
-            cores.append(round(spent_ms / passed_ms, 3) if usable else None)
+        cores = [_cores(samples, index) for index in range(len(samples))]
         return {
             "at": [sample.at_ms / 1000 for sample in samples],
             "attempt": [sample.attempt for sample in samples],
@@ -156,3 +151,17 @@ class SeriesDesk:
             await self._ports.journal.commit(tuple(writes), ())
         except MarketError as problem:
             log.warning("series not kept", problem=str(problem))
+
+
+def _cores(samples: tuple[Sample, ...], index: int) -> float | None:
+    """CPU in use over the last WINDOW_MS of the same attempt; None where there is too little.
+
+    A heartbeat's report was read a moment before it was heard, so single steps jump.
+    """
+    now = samples[index]
+    for before in reversed(samples[:index]):
+        if before.attempt != now.attempt or before.cpu_ms > now.cpu_ms:
+            return None
+        if now.at_ms - before.at_ms >= WINDOW_MS:
+            return round((now.cpu_ms - before.cpu_ms) / (now.at_ms - before.at_ms), 3)
+    return None

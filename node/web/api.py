@@ -16,11 +16,13 @@ from starlette.exceptions import HTTPException
 from market.errors import MarketError
 from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
+from node.web.routes.images import image_routes
 from node.web.routes.jobs import job_routes
 from node.web.routes.market import market_routes
 from node.web.routes.metrics import metrics_routes
 from node.web.routes.money import money_routes
 from node.web.routes.network import network_routes
+from node.web.routes.provider import provider_routes
 from node.web.routes.session import session_routes
 from node.web.routes.wallet import wallet_routes
 from node.web.sessions import Sessions
@@ -36,10 +38,12 @@ def make_app(control: Control, sessions: Sessions, images: Path | None = None) -
     app.state.url = None  # where a browser finds it; set by the server
     for routes in (
         job_routes,
+        image_routes,
         market_routes,
         money_routes,
         network_routes,
         metrics_routes,
+        provider_routes,
         wallet_routes,
     ):
         app.include_router(routes(control))

@@ -27,6 +27,7 @@ from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
+from node.web.forward import Forward, forward_path
 from node.web.guard import Door, Guard
 from node.web.pages import Pages
 from node.web.sessions import Sessions
@@ -80,6 +81,7 @@ async def serve(
     remote = None if tcp is None else _listen_tcp(*tcp, guests)
     try:
         local = _listen_unix(socket_path)
+        forward = _listen_unix(forward_path(socket_path))
     except MarketError:
         if remote is not None:
             remote.close()
@@ -99,10 +101,17 @@ async def serve(
                 app.state.url = f"http://{_local(host)}:{port}/?token={token}"
                 nursery.start_soon(_serve_socket, Guard(Pages(app), door), remote, CONNECTIONS_MAX)
             nursery.start_soon(_serve_socket, Guard(app, None), local, None)
+            nursery.start_soon(_serve_forward, Forward(control), forward)
             task_status.started(Serving(socket_path, app.state.url))
     finally:
-        local.close()
-        _forget(socket_path)
+        for listening, path in ((local, socket_path), (forward, forward_path(socket_path))):
+            listening.close()
+            _forget(path)
+
+
+async def _serve_forward(forward: Forward, listening: socket.socket) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    await trio.serve_listeners(forward.serve, [listener])
 
 
 def _names(host: str, port: int, others: tuple[str, ...]) -> set[str]:

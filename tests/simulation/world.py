@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
+from trio._core import _run
 
 from market.agreement import Role
 from market.job import Job
@@ -26,6 +27,7 @@ from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
+from tests.simulation.registry import SimRegistry
 from tests.simulation.sandbox import SimSandbox
 
 MILLION = 1_000_000
@@ -73,6 +75,7 @@ class Machine:
             sandbox=self.sandbox,
             devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
+            registry=self.world.registry,
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,
@@ -116,6 +119,7 @@ class World:
         self.clock = SimClock()
         self.wire = Wire(random.Random(self.rng.random()), loss)
         self.ledger = Ledger()
+        self.registry = SimRegistry()
         self.blocks = Blocks(self.ledger, self.clock.now)
         self.chain_loss = chain_loss
         self.machines: dict[str, Machine] = {}
@@ -210,6 +214,7 @@ async def open_world(
     seed: int, *, loss: float = 0.0, chain_loss: float = 0.0
 ) -> AsyncIterator[World]:
     """A world whose chain makes blocks; everything in it ends with the block."""
+    _run._r.seed(seed)  # trio's own dice: in which order tasks that are ready go on
     world = World(seed, loss=loss, chain_loss=chain_loss)
     async with trio.open_nursery() as nursery:
         world.nursery = nursery

@@ -90,7 +90,7 @@ function Frame() {
       <footer>
         ${account.value && html`<a class="wide" href="/wallet"><code>${short(account.value, 6, 4)}</code></a>`}
         ${node && html`<span class="wide clip">${node.network}</span>`}
-        <span class="row nowrap" role="status"><span class=${`dot ${kind}`}></span><span>${text}</span></span>
+        <span class="row nowrap" role="status"><span class=${`dot ${kind}`}></span><span class="say">${text}</span></span>
       </footer></header>
     <div>
       ${link.value === 'lost' && html`<div class="banner" role="alert"><span class="spin"></span>The node does not answer. What you see is from before; it goes on by itself.</div>`}

@@ -65,7 +65,7 @@ function Cancel({ job, current, onClose }) {
 function Extend({ job, current, onClose }) {
   const [minutes, set] = useState('60');
   const more = (Number(current?.price_per_hour || 0) * (current?.units || 1) * Number(minutes)) / 60;
-  return html`<${Ask} title="Add time" action="Add the time" onClose=${onClose} onYes=${async () => { await post(`/api/jobs/${job.id}/extend`, { duration: `${minutes}m` }); say('good', 'Asked the provider for more time.', 'It is there once both have signed and the chain has it.'); }}>
+  return html`<${Ask} title="Add time" action="Add the time" onClose=${onClose} onYes=${async () => { await post(`/api/jobs/${job.id}/extend`, { more_s: Number(minutes) * 60 }); say('good', 'Asked the provider for more time.', 'It is there once both have signed and the chain has it.'); }}>
     <label class="field">Minutes more<input type="number" min="1" max="43200" value=${minutes} onInput=${(event) => set(event.target.value)} /></label>
     <p>Up to <strong>${money(more)} ${token}</strong> more will be locked, out of what is free in the escrow. What is not used comes back.</p><//>`;
 }
@@ -189,7 +189,7 @@ function Chart({ name, unit, at, attempt, values, write }) {
       plot.current = new Plot({
         width: box.current.clientWidth, height: 150, cursor: { points: { size: 6 } }, legend: { live: true },
         series: [{ value: (_, v) => (v ? time(v) : '') }, { label: `${name}, ${unit}`, stroke: colour('--accent'), width: 2, fill: colour('--accent-soft'), value: (_, v) => (v == null ? '–' : write(v)), spanGaps: false }],
-        axes: [{ ...axis, values: (_, ticks) => ticks.map((v) => time(v).slice(0, -3 * (ticks.at(-1) - ticks[0] > 600))) }, { ...axis, size: 52 }],
+        axes: [{ ...axis, values: (_, ticks) => ticks.map((v) => (ticks.at(-1) - ticks[0] > 600 ? time(v).slice(0, -3) : time(v))) }, { ...axis, size: 52 }],
         scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
       }, rows, box.current);
     });

@@ -65,7 +65,7 @@ const SORTS = {
   host: ['CPU and memory', (a, b) => b.cpu_cores - a.cpu_cores],
   net: ['Down / up', (a, b) => b.inet_down - a.inet_down],
   provider: ['Provider', (a, b) => a.provider.localeCompare(b.provider)],
-  age: ['Heard', (a, b) => b.expires - a.expires],
+  age: ['Expires in', (a, b) => b.expires - a.expires],
 };
 const END = ['vram', 'price', 'rel', 'age'];
 
@@ -184,7 +184,7 @@ function Table({ rows, sort, total, onSort, query }) {
     <div class="grid" role="table" aria-label="Offers" aria-rowcount=${rows.length + 1}>
       <div role="rowgroup"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name]]) => html`
         <span role="columnheader" class=${END.includes(key) ? 'end' : ''} aria-sort=${sort === key ? (['vram', 'rel', 'host', 'net', 'age'].includes(key) ? 'descending' : 'ascending') : undefined}><button onClick=${() => onSort(key)}>${name}${sort === key ? html`<span aria-hidden="true">↓</span>` : ''}</button></span>`)}</div></div>
-      <div class="body" role="rowgroup" ref=${body} onScroll=${(event) => setTop(event.currentTarget.scrollTop)} onKeyDown=${keys} data-keep>
+      <div class="body" role="rowgroup" ref=${body} style=${{ height: `${rows.length * size}px` }} onScroll=${(event) => setTop(event.currentTarget.scrollTop)} onKeyDown=${keys} data-keep>
         <div class="pad" role="presentation" style=${{ height: `${rows.length * size}px` }}>${shown.map((one, i) => html`
           <div class="item" role="row" key=${one.key} aria-rowindex=${first + i + 2} style=${{ transform: `translateY(${(first + i) * size}px)` }}>
             <span role="cell"><a href=${href(one.key)} data-at=${first + i}>${one.gpu_name}</a> <span class="soft small">${one.num_gpus}/${one.num_units} free</span> ${one.declared && html`<span class="chip" title="Typed by its owner, not found by a driver">declared</span>`}</span>
@@ -195,7 +195,7 @@ function Table({ rows, sort, total, onSort, query }) {
             <span role="cell" class="soft">${one.cpu_cores} cores, ${gib(one.cpu_ram)}</span>
             <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)} <span class="small">Mbit/s</span></span>
             <span role="cell"><code>${short(one.provider, 6, 4)}</code></span>
-            <span role="cell" class="end soft">${one.expires > now ? `${span(one.expires - now)} left` : 'expiring'}</span>
+            <span role="cell" class="end soft">${one.expires > now ? span(one.expires - now) : 'expiring'}</span>
           </div>`)}</div>
       </div></div><//>`;
 }
