@@ -32,6 +32,7 @@ from node.ports import Ports
 from node.queue import Queue
 from node.shop import Shop
 from node.tunnels.dial import Dialler
+from node.tunnels.enter import Entrance
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class Rooms:
     queue: Queue
     images: Images
     tunnels: Dialler
+    entrance: Entrance
 
 
 class Control:
@@ -67,6 +69,7 @@ class Control:
         self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
+        self.entrance = rooms.entrance
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -28,6 +28,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "events": ("node.cli.events:events", "Print what happened to jobs, as it happens."),
         "wait": ("node.cli.jobs:wait", "Wait until jobs are over."),
         "get": ("node.cli.results:get", "Fetch a job's results."),
+        "exec": ("node.cli.execute:exec_", "Run a program in a running job."),
         "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),

@@ -96,6 +96,10 @@ class EthereumChain:
         """The ledger of one wallet: the contract's views at one block, and the logs up to it."""
         return await self._views.account(wallet, operator)
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """Two views at the newest block."""
+        return await self._views.spendable(wallet, operator)
+
     def health(self) -> ChainHealth:
         """The first of what keeps this node waiting, the worst first."""
         follower, head = self._follower, self._follower.head
