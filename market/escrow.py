@@ -158,7 +158,7 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """`paid` base units were paid so far in all. A call that pays and closes tells only Closed."""
+    """`paid` base units were paid so far, in total."""
 
     agreement: bytes
     paid: int

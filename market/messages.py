@@ -100,8 +100,8 @@ class Accept:
     requester_signature: ChainSignature
     manifest: Manifest
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
-    rank: U8  # of a gang: which node this is, from 0
-    num_nodes: U8
+    rank: U8 = 0  # of a gang: which node this is
+    num_nodes: U8 = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +209,24 @@ class Fetched:
     """Answer on a `blob` channel: the whole size; the bytes follow in frames. 0: not for you."""
 
     size_bytes: U63
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """First frame on a `tunnel` channel, requester to provider: connect me to this port of the
+    job. Not enveloped: the channel itself is authenticated."""
+
+    agreement: Hash
+    port: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """Answer on a `tunnel` channel: an empty code, and the bytes follow in frames both ways, an
+    empty frame being the end of one way; or why not: `not-running`, `not-listening`, `refused`."""
+
+    code: Text64
+    message: Text256
 
 
 @dataclass(frozen=True, slots=True)

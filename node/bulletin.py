@@ -42,6 +42,7 @@ class Bulletin:
         self._reliability_ppm = reliability_ppm
         self.book = Book()
         self.atlas = atlas
+        self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
         self._rules = rules
@@ -100,6 +101,7 @@ class Bulletin:
                 for offer in offers[:1]:
                     self.atlas.hear(signed.author, offer.coordinate)
                 self._judge(signed.author, offers)
+                self.offers_at = now
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):

@@ -7,14 +7,16 @@ simulated ones. Adapters hold no rules. Every method may be cancelled; those tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from market.chainlog import EscrowEvent
+from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
+from market.image import Reference
 from market.signing import Domain
 from market.terms import Artifact, Manifest
 from market.units import UnixTime
@@ -60,6 +62,7 @@ class PeerInfo:
     outbound: bool
     rtt_us: int | None
     connected_at: UnixTime
+    strikes: float = 0.0  # misbehaviour counted now; at the network's limit it is cut off
 
 
 class Channel(Protocol):
@@ -208,6 +211,43 @@ class Chain(Protocol):
 
     def health(self) -> ChainHealth:
         """What the node waits for, if the chain keeps it waiting. Asks nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unsigned:
+    """A call for a wallet to sign and send: where to, and its calldata."""
+
+    to: bytes
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a transaction: `block` 0 means not mined; `problem` is the revert's name."""
+
+    known: bool
+    block: int
+    problem: str
+
+
+class Errands(Protocol):
+    """What a cold wallet may be asked to do. The node prepares and watches; it never signs."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The chain's RPC endpoints, for a wallet that does not know the chain."""
+
+    def unsigned(self, errand: Errand) -> Unsigned:
+        """The call that carries it out. Raises SignatureError for a misshapen permit."""
+
+    async def refusal(self, wallet: bytes, unsigned: Unsigned) -> str:
+        """What the chain would refuse it with now, by name; empty if nothing. ChainError."""
+
+    async def permit(self, wallet: bytes, amount: int) -> dict[str, Any] | None:
+        """Typed data that lets the escrow take tokens (EIP-2612); None if the token cannot."""
+
+    async def outcome(self, tx: bytes) -> Outcome:
+        """What became of a transaction. Raises ChainError."""
 
 
 # The sandbox.
@@ -454,8 +494,35 @@ class Blobs(Protocol):
     async def export(self, hash_: bytes, path: str) -> None:
         """Write a complete blob to a file, replacing it in one step. Raises NotFoundError."""
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        """Make a complete blob readable at `path`, where nothing is yet, without a copy if the
+        disk allows. Whoever gets it must not write to it. Raises NotFoundError."""
+
     async def discard(self, hash_: bytes) -> None:
         """Forget a blob, complete or not."""
+
+    def keep(self, needed: Callable[[], Container[bytes]]) -> None:
+        """Set, once: which blobs must stay when room is made, asked each time it is."""
+
+
+class Registry(Protocol):
+    """Where images come from that no peer has: OCI registries, reached under this node's rules."""
+
+    def is_open(self, reference: Reference) -> bool:
+        """Whether the host is asked without credentials: what it gives is anybody's."""
+
+    async def manifest(self, reference: Reference) -> bytes:
+        """The manifest or index behind a digest (checked) or, without one, a tag.
+
+        Raises NotFoundError, RefusedError if this node may not have it or may not go there,
+        IntegrityError, UnreachableError.
+        """
+
+    def blob(
+        self, reference: Reference, digest: bytes, offset: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of one of the image's blobs from `offset` on, unchecked. Raises likewise,
+        LimitError if there are none from there on."""
 
 
 class Logs(Protocol):
@@ -554,8 +621,10 @@ class Ports:
     sandbox: Sandbox
     devices: Devices
     blobs: Blobs
+    registry: Registry
     logs: Logs
     journal: Journal
     signer: Signer
     clock: Clock
     entropy: Entropy
+    errands: Errands | None = None  # None: this chain takes none from a page

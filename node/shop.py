@@ -7,21 +7,21 @@ Prices, policy and opening hours may change while the node runs (`reconfigure`, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
-from market.limits import CACHED_IMAGES_MAX
 from market.reputation import PRIOR_PPM
 from market.site import Running, Site, past_use
 from market.terms import Coordinate, Offer
 from market.units import UnixTime
 from node.config import Config, Selling
+from node.images import Images
 from node.keeper import Keeper, Noted
-from node.ports import Ports, Unit
+from node.ports import Check, Ports, Unit
 
 log = structlog.get_logger("shop")
 START_UP_MS = 1500  # stated until this machine has measured its own
@@ -84,7 +84,7 @@ class Shop:
     """What is for sale."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper,
+        self, config: Config, ports: Ports, keeper: Keeper, images: Images,
         here: Callable[[], Coordinate] = Coordinate,
         standing: Callable[[], int] = lambda: PRIOR_PPM,
     ) -> None:  # fmt: skip
@@ -101,7 +101,8 @@ class Shop:
         self.selling = config.selling
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
-        self.cached: tuple[bytes, ...] = ()
+        self._images = images
+        self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
 
     # Changed without a restart.
@@ -128,10 +129,27 @@ class Shop:
         await self._keeper.heed(Noted(MODE_NOTE, mode.value.encode()))
         log.info("shop", mode=mode.value)
 
+    async def examine(self) -> None:
+        """Ask the sandbox whether this machine may run strangers' code.
+
+        It sells nothing until then, and after that only if every critical check is well.
+        """
+        if self.selling is None:
+            return
+        self.checks = await self._ports.sandbox.preflight()
+        for check in self.unfit:
+            log.error("not fit to sell", check=check.name, found=check.sentence, fix=check.fix)
+
+    @property
+    def unfit(self) -> tuple[Check, ...]:
+        """The checks that keep this node from selling."""
+        return tuple(one for one in self.checks or () if one.critical and not one.ok)
+
     @property
     def sells(self) -> bool:
         """Whether demands are answered now."""
-        return self.selling is not None and self.mode is Mode.OPEN
+        examined = self.checks is not None and not self.unfit
+        return self.selling is not None and self.mode is Mode.OPEN and examined
 
     @property
     def drained(self) -> bool:
@@ -228,6 +246,11 @@ class Shop:
                         return kind, ware
         return None
 
+    @property
+    def cached(self) -> tuple[bytes, ...]:
+        """The images that are complete here, the latest used first."""
+        return self._images.cached()
+
     # How busy it is.
 
     def site(self, kind: Kind, now: UnixTime) -> Site:
@@ -302,19 +325,6 @@ class Shop:
         before, now_ms = self.start_up_ms, max(1.0, seconds * 1000)
         self.start_up_ms = int(before + SMOOTHING * (now_ms - before))
         await self._keeper.post(Noted(START_NOTE, self.start_up_ms.to_bytes(8, "big")))
-
-    async def look(self) -> None:
-        """See which images of late are still in the blob store, the newest first."""
-        images: dict[bytes, None] = {}
-        recent = sorted(self._keeper.agreements.values(), key=lambda a: -a.created_at_ms)
-        for a in recent:
-            if a.role is Role.PROVIDER and a.staged and a.manifest is not None:
-                images.setdefault(a.manifest.image.hash)
-        self.cached = tuple(await self._kept(list(images)[: 2 * CACHED_IMAGES_MAX]))
-
-    async def _kept(self, images: Iterable[bytes]) -> list[bytes]:
-        kept = [hash_ for hash_ in images if await self._ports.blobs.size(hash_) is not None]
-        return kept[:CACHED_IMAGES_MAX]
 
 
 def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:

@@ -5,6 +5,7 @@ A node takes a second to load and no other command should, so what it needs is i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -15,6 +16,7 @@ from node.cli.output import say, write_json
 from node.cli.settings import Settings, SettingsError, to_config
 
 if TYPE_CHECKING:
+    from node.adapters.oci.settings import OciSettings
     from node.live import Place
 
 
@@ -44,7 +46,7 @@ def up(
     )
     import trio
 
-    _log_to_stderr()
+    log_to_stderr()
     trio.run(run_daemon, settings, common.as_json)
     return 0
 
@@ -91,7 +93,7 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                 nursery.cancel_scope.cancel()
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
     """Facts for people on a terminal, JSON lines for whatever else reads them; never on stdout."""
     import sys
 
@@ -114,30 +116,41 @@ def _log_to_stderr() -> None:
     )
 
 
+def to_sandbox(settings: Settings) -> OciSettings:
+    """How jobs are run on this machine. Raises SandboxError."""
+    from node.adapters.oci.settings import OciSettings
+
+    box = settings.sandbox
+    made = OciSettings(
+        state_dir=box.state or settings.data_dir / "sandbox",
+        instance=box.instance,
+        run_dir=box.run_dir,
+        driver=box.driver,
+        runtime=box.runtime or ("runc" if box.driver == "oci" else ""),
+        socket=box.socket,
+        uid_base=box.uid_base,
+    )
+    sold = settings.provider
+    if sold is None:
+        return made
+    return replace(
+        made, cpus=sold.cpu_cores, memory_mib=sold.cpu_ram_mib, disk_mib=sold.disk_space_mib
+    )
+
+
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
     from node.adapters.ethereum.chain import ChainConfig
-    from node.adapters.oci.settings import OciSettings
+    from node.adapters.registry.settings import Host, RegistrySettings
     from node.live import Place
 
     assert settings.escrow is not None
     assert settings.token is not None
-    sold, box = settings.provider, settings.sandbox
-    declared = sandbox = None
-    if sold is not None:
-        if sold.units:
-            declared = tuple(Declared(g.count, g.name, g.ram_mib) for g in sold.units)
-        sandbox = OciSettings(
-            state_dir=box.state or settings.data_dir / "sandbox",
-            instance=box.instance,
-            run_dir=box.run_dir,
-            runtime=box.runtime,
-            uid_base=box.uid_base,
-            cpus=sold.cpu_cores,
-            memory_mib=sold.cpu_ram_mib,
-            disk_mib=sold.disk_space_mib,
-        )
+    sold = settings.provider
+    declared = None
+    if sold is not None and sold.units:
+        declared = tuple(Declared(g.count, g.name, g.ram_mib) for g in sold.units)
     return Place(
         data_dir=settings.data_dir,
         chain=ChainConfig(
@@ -153,5 +166,11 @@ def to_place(settings: Settings) -> Place:
         bootstrap=settings.bootstrap,
         password_file=settings.password_file,
         declared=declared,
-        sandbox=sandbox,
+        sandbox=None if sold is None else to_sandbox(settings),
+        registries=RegistrySettings(
+            {
+                host: Host(each.username, each.password_file, each.private, each.insecure)
+                for host, each in settings.registries
+            }
+        ),
     )

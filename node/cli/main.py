@@ -28,6 +28,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "events": ("node.cli.events:events", "Print what happened to jobs, as it happens."),
         "wait": ("node.cli.jobs:wait", "Wait until jobs are over."),
         "get": ("node.cli.results:get", "Fetch a job's results."),
+        "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
     },
@@ -42,6 +43,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "wallet": ("node.cli.reports:wallet", "Show the money in the escrow."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
+        "provider": ("node.cli.provider:provider", "Sell this machine's units."),
     },
 }
 """Every command by its group, named rather than imported: `souk ps` loads only what it needs."""

@@ -30,6 +30,7 @@ _CHAINS: Final = {
     "base-sepolia": (84532, ("https://sepolia.base.org",)),
     "custom": (0, ()),
 }
+DRIVERS: Final = ("oci", "engine")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -50,11 +51,23 @@ class SandboxSettings:
     `instance` and `uid_base` keep the nodes of one machine apart.
     """
 
-    runtime: str = "runc"
+    driver: str = "oci"
+    runtime: str = ""
+    socket: Path = Path("/run/docker.sock")
     state: Path | None = None
     run_dir: Path = Path("/run/gridsouk")
     instance: str = "node"
     uid_base: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryHost:
+    """What this node knows of one registry: who it is there, and what its owner allows."""
+
+    username: str = ""
+    password_file: Path | None = None
+    private: bool = False
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +91,7 @@ class Settings:
     password_file: Path | None = None
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
+    registries: tuple[tuple[str, RegistryHost], ...] = ()
 
     @property
     def socket_path(self) -> Path:
@@ -118,6 +132,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         password_file=_get(raw, "password_file", _path, None),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
+        registries=_get(raw, "registries", _registries, ()),
     )
 
 
@@ -237,12 +252,35 @@ def _sandbox(raw: Any) -> SandboxSettings:
     table = _table(raw)
     _known(table, frozenset(field.name for field in fields(SandboxSettings)), "sandbox.")
     return SandboxSettings(
-        runtime=_get(table, "runtime", _text, "runc"),
+        driver=_get(table, "driver", _one_of(DRIVERS), "oci"),
+        runtime=_get(table, "runtime", _text, ""),
+        socket=_get(table, "socket", _path, Path("/run/docker.sock")),
         state=_get(table, "state", _path, None),
         run_dir=_get(table, "run_dir", _path, Path("/run/gridsouk")),
         instance=_get(table, "instance", _text, "node"),
         uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
     )
+
+
+def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
+    found = []
+    for host, value in _table(raw).items():
+        table = _table(value)
+        _known(
+            table, frozenset(field.name for field in fields(RegistryHost)), f"registries.{host}."
+        )
+        known = RegistryHost(
+            username=_get(table, "username", _text, ""),
+            password_file=_get(table, "password_file", _path, None),
+            private=_get(table, "private", _flag, False),
+            insecure=_get(table, "insecure", _flag, False),
+        )
+        if bool(known.username) != (known.password_file is not None):
+            raise SettingsError(f'"{host}": username and password_file go together')
+        found.append((host.lower(), known))
+    if len(found) > LIST_MAX:
+        raise SettingsError(f"at most {LIST_MAX} hosts")
+    return tuple(found)
 
 
 def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from market.errors import NotFoundError, RefusedError, SpecError
-from market.job import CancelAsked, ExtendAsked, Job
+from market.job import CancelAsked, ExtendAsked, Job, remaining_s
 from market.limits import JOB_DURATION_MAX_S
 from market.spec import Spec, parse
 from market.terms import Artifact
@@ -17,6 +17,7 @@ from market.units import PPM, format_money
 from market.voucher import deposit_for
 from node.demands import Demands
 from node.desk.rows import agreement_row, artifact_row
+from node.images import Images
 from node.keeper import JobHappened, Keeper, Submitted
 from node.ports import Ports
 from node.requester import log_name
@@ -28,11 +29,12 @@ KEY_BYTES_MAX = 64
 class JobDesk:
     """Asks the requester and the keeper; has no state of its own."""
 
-    def __init__(self, ports: Ports, keeper: Keeper, demands: Demands) -> None:
+    def __init__(self, ports: Ports, keeper: Keeper, demands: Demands, images: Images) -> None:
         """Shares the node's rooms."""
         self._ports = ports
         self._keeper = keeper
         self._demands = demands
+        self._images = images
 
     def spec(self, raw: object) -> Spec:
         """Check a job file's mapping. Raises SpecError."""
@@ -41,7 +43,7 @@ class JobDesk:
     async def submit(
         self,
         raw: object,
-        image: Artifact,
+        image: Artifact | None,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
         key: str = "",
@@ -49,7 +51,8 @@ class JobDesk:
         """Take a job whose image and inputs are in the blob store already; returns its id.
 
         The same `key` (of the submitter's choice, at most 64 letters) gives the same job, however
-        often and after whatever crash it is said. Raises SpecError for a wrong job file, a missing
+        often and after whatever crash it is said. Without an `image` the job file's own is looked
+        up in its registry and pinned by digest. Raises SpecError for a wrong job file, a missing
         secret, a missing blob, or a key that was used for another job.
         """
         if len(key.encode()) > KEY_BYTES_MAX:
@@ -62,16 +65,19 @@ class JobDesk:
         if missing:
             raise SpecError(f"secrets: {missing[0]} has no value",
                             hint=f"give it with --secret {missing[0]}")  # fmt: skip
-        for artifact in (image, *inputs):
+        here = inputs if image is None else (image, *inputs)
+        for artifact in here:
             if await self._ports.blobs.size(artifact.hash) != artifact.size_bytes:
                 raise SpecError(f"{artifact.path}: its bytes are not here", hint="upload it first")
+        image = image or await self._images.resolve(spec.image)
         job = self._demands.draft(spec, image, inputs, secrets, key)
         await self._keeper.heed(Submitted(job))
         return (self._keeper.job_of_key(key) or job).id.hex()
 
-    def _same(self, known: Job, spec: Spec, image: Artifact) -> str:
-        told = (known.manifest.name, known.manifest.command, known.manifest.image.hash)
-        if told != (spec.name, spec.run, image.hash):
+    def _same(self, known: Job, spec: Spec, image: Artifact | None) -> str:
+        told = (known.manifest.name, known.manifest.command)
+        other = image is not None and known.manifest.image.hash != image.hash
+        if other or told != (spec.name, spec.run):
             raise SpecError("this idempotency key was used for another job",
                             hint="use a new key for a new job")  # fmt: skip
         return known.id.hex()
@@ -123,15 +129,25 @@ class JobDesk:
         """One job with its history, agreements, money and results."""
         job = self.job(name)
         agreements = [
-            agreement_row(self._keeper.agreements[key], self._money)
+            {
+                **agreement_row(self._keeper.agreements[key], self._money),
+                "story": await self._story(key),
+            }
             for key in job.agreements
             if key in self._keeper.agreements
         ]
-        story = await self._ports.journal.story(job.id, 200)
         return {
             **self._row(job),
             "command": job.manifest.command,
             "explanation": list(job.explanation),
+            "image": artifact_row(job.manifest.image),
+            "inputs": [artifact_row(one) for one in job.manifest.inputs],
+            "outputs": list(job.manifest.outputs),
+            "accelerators": [
+                {"name": one.name, "count": one.count} for one in job.requirements.accelerators
+            ],
+            "checkpoint_path": job.manifest.checkpoint_path,
+            "checkpoint_interval_s": job.manifest.checkpoint_interval_s,
             "history": [
                 {"at": change.at_ms / 1000, "state": change.state.value, "reason": change.reason}
                 for change in job.history
@@ -139,8 +155,12 @@ class JobDesk:
             "agreements": agreements,
             "checkpoint": artifact_row(job.checkpoint) if job.checkpoint else None,
             "results": [artifact_row(result) for result in job.results],
-            "story": [{"at": line.at, "kind": line.kind, "text": line.text} for line in story],
+            "story": await self._story(job.id),
         }
+
+    async def _story(self, subject: bytes) -> list[dict[str, Any]]:
+        lines = await self._ports.journal.story(subject, 200)
+        return [{"at": line.at, "kind": line.kind, "text": line.text} for line in lines]
 
     def results(self, name: str) -> tuple[Artifact, ...]:
         """What a finished job left. NotFoundError."""
@@ -178,14 +198,26 @@ class JobDesk:
             "moving": job.move.value if job.move else None,
             "preemptible": job.bid.preemptible,
             "deadline": job.bid.deadline_at_s or None,
-            "max_duration_s": job.bid.max_duration_s,
             "progress": job.meter.done_ppm / PPM if job.meter.done_ppm else None,
+            "max_attempts": job.bid.max_attempts,
+            "max_price_per_hour": self._money(job.bid.max_price_per_hour),
+            "max_duration_s": job.bid.max_duration_s,
+            "remaining_s": remaining_s(job),
+            "deposit": self._money(sum(a.terms.money.deposit for a in mine if not a.ended)),
+            "price_per_hour": self._money(current.terms.money.price_per_hour) if current else None,
+            "units": current.terms.unit_count if current else None,
+            "last_heard": current.heard_at_ms / 1000 or None if current else None,
+            "ends": current.opened_at_s + current.terms.timing.duration_s
+            if current and current.opened_at_s and not current.ended
+            else None,
+            "interval_s": current.interval_s if current else None,
             "metered_s": sum(a.metered_s for a in mine),
             "promised": self._money(sum(a.promised for a in mine)),
             "paid": self._money(sum(a.paid for a in mine)),
             "refunded": self._money(sum(a.refunded for a in mine)),
             "compensated": self._money(sum(a.to_victim for a in mine)),
             "settled": all(a.ended for a in mine),
+            "ports": list(job.manifest.ports),
             "log_bytes": current.log_have if current else 0,
         }
 

@@ -7,6 +7,7 @@ from typing import Any
 from market.units import format_duration
 from node.bulletin import Bulletin
 from node.config import Config
+from node.desk.rows import address_text, coordinate_row
 from node.keeper import Keeper
 from node.ports import Ports
 
@@ -39,16 +40,56 @@ class NetworkDesk:
                 "outbound": info.outbound,
                 "rtt_ms": None if info.rtt_us is None else info.rtt_us / 1000,
                 "since": info.connected_at,
+                "strikes": round(info.strikes, 1),
+                "offers": len(self._bulletin.book.offers_of(info.peer)),
+                "coordinate": self._place(info.peer),
             }
             for info in self._ports.link.peers()
         ]
 
+    def network(self) -> dict[str, Any]:
+        """Peers, what gossip carries, and how fresh the table of offers is."""
+        counters = self._ports.link.statistics()
+        return {
+            "peer": self._ports.signer.peer.hex(),
+            "addresses": list(self._ports.link.addresses()),
+            "coordinate": self._place(self._ports.signer.peer),
+            "peers": self.peers(),
+            "mesh": {
+                name.removeprefix("mesh "): size
+                for name, size in counters.items()
+                if name.startswith("mesh ")
+            },
+            "counters": {
+                name: value for name, value in counters.items() if not name.startswith("mesh ")
+            },
+            "book": self._bulletin.book.statistics(),
+            "demands": len(self._bulletin.demands),
+            "heard_at": self._bulletin.offers_at or None,
+            "block": self._keeper.block,
+            "block_at": self._keeper.chain_time_s or None,
+            "now": self._ports.clock.now(),
+        }
+
+    def _place(self, peer: bytes) -> dict[str, float] | None:
+        """Where a peer's offers say that it stands on the map of round trips."""
+        offers = self._bulletin.book.offers_of(peer)
+        return coordinate_row(offers[0].coordinate) if offers else None
+
     def status(self) -> dict[str, Any]:
         """One screen about this node."""
         agreements = self._keeper.agreements.values()
+        info = self._ports.chain.info
         return {
             "peer": self._ports.signer.peer.hex(),
             "network": self._config.network,
+            "chain_id": info.domain.chain_id,
+            "escrow": address_text(info.domain.contract),
+            "token": info.symbol,
+            "decimals": info.decimals,
+            "explorer": info.explorer,
+            "wallet": address_text(self._config.wallet),
+            "operator": address_text(self._ports.signer.operator),
             "addresses": list(self._ports.link.addresses()),
             "peers": len(self._ports.link.peers()),
             "offers_known": len(self._bulletin.book),

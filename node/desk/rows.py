@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from market.agreement import Agreement, Role
-from market.terms import Artifact, Offer
+from market.terms import Artifact, Coordinate, Offer
 
 Said = Callable[[int], str]
 """Base units as decimal text of whole tokens."""
@@ -41,6 +41,11 @@ def agreement_row(a: Agreement, money: Said) -> dict[str, Any]:
         "to_victim": money(a.to_victim),
         "burned": money(a.slashed - a.to_victim),
         "opened": a.opened_at_s or None,
+        "ends": a.opened_at_s + a.terms.timing.duration_s if a.opened_at_s else None,
+        "duration_s": a.terms.timing.duration_s,
+        "interval_s": a.interval_s,
+        "answer_by": a.challenge_deadline_s or None,
+        "final_after": a.closing_deadline_s or None,
         "transactions": {
             name: "0x" + tx.hex()
             for name, tx in (
@@ -80,6 +85,22 @@ def offer_row(offer: Offer, money: Said) -> dict[str, Any]:
         "verified": offer.verified,
         "declared": offer.declared,
         "expires": offer.expires_at_s,
+        "preemptible": offer.preemptible,
+        "queue_wait_s": offer.queue_wait_s,
+        "heartbeat_s": offer.heartbeat_interval_s,
+        "coordinate": coordinate_row(offer.coordinate),
+    }
+
+
+def coordinate_row(at: Coordinate) -> dict[str, float] | None:
+    """Where a node stands on the map of round trips, in milliseconds; None if it does not know."""
+    if at == Coordinate():
+        return None
+    return {
+        "x_ms": at.x_us / 1000,
+        "y_ms": at.y_us / 1000,
+        "height_ms": at.height_us / 1000,
+        "error": at.error_ppm / 1_000_000,
     }
 
 

@@ -5,12 +5,13 @@ No transport, no rendering; what changes here changes without a restart.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from market.agreement import Agreement, Phase, Role
-from market.errors import RefusedError
-from market.units import format_money
-from node.config import Selling
+from market.errors import NotFoundError, RefusedError
+from market.units import format_money, parse_money
+from node.config import Selling, UnitPrice
 from node.keeper import Keeper
 from node.ports import Ports
 from node.queue import Queue
@@ -43,6 +44,26 @@ class SellingDesk:
             )
         self._shop.reconfigure(selling)
 
+    def set_price(self, text: str, name: str | None = None, ram_mib: int | None = None) -> None:
+        """Ask this for a unit-hour of one kind (or, without a name, of all that have no own price).
+
+        Raises SpecError for what is no amount, NotFoundError for a kind that is not here.
+        """
+        self._must_sell()
+        selling = self._shop.selling
+        assert selling is not None, "checked above"
+        amount = parse_money(text, self._ports.chain.info.decimals)
+        if name is None:
+            self._shop.reconfigure(replace(selling, price_per_hour=amount))
+            return
+        kinds = [(kind.name, kind.ram_mib) for kind in self._shop.kinds()]
+        found = next((k for k in kinds if k[0] == name and ram_mib in (None, k[1])), None)
+        if found is None:
+            raise NotFoundError(f"there is no {name} here", hint="see: souk provider status")
+        before = {(one.name, one.ram_mib): one for one in selling.prices}
+        one = replace(before.pop(found, UnitPrice(*found)), price_per_hour=amount)
+        self._shop.reconfigure(replace(selling, prices=(*before.values(), one)))
+
     async def pause(self) -> None:
         """No new quotes until `resume`, over restarts too; what runs goes on."""
         self._must_sell()
@@ -72,6 +93,11 @@ class SellingDesk:
             "selling": selling is not None,
             "mode": self._shop.mode.value,
             "drained": self._shop.drained,
+            "examined": self._shop.checks is not None,
+            "unfit": [
+                {"check": one.name, "found": one.sentence, "fix": one.fix}
+                for one in self._shop.unfit
+            ],
             "policy": selling.policy if selling else None,
             "placement": selling.placement if selling else None,
             "start_up_ms": self._shop.start_up_ms,

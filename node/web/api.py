@@ -5,6 +5,7 @@ Errors are RFC 9457 problems with `code`, `message` and `hint`. Money is decimal
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request
@@ -15,24 +16,39 @@ from starlette.exceptions import HTTPException
 from market.errors import MarketError
 from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
+from node.web.routes.images import image_routes
 from node.web.routes.jobs import job_routes
 from node.web.routes.market import market_routes
 from node.web.routes.metrics import metrics_routes
 from node.web.routes.money import money_routes
 from node.web.routes.network import network_routes
+from node.web.routes.provider import provider_routes
+from node.web.routes.session import session_routes
+from node.web.routes.wallet import wallet_routes
+from node.web.sessions import Sessions
 
 if TYPE_CHECKING:
     from node.control import Control
 
 
-def make_app(control: Control) -> FastAPI:
-    """The API over one node's front desk."""
+def make_app(control: Control, sessions: Sessions, images: Path | None = None) -> FastAPI:
+    """The API over one node's front desk. `images` is the folder of images built here."""
     app = FastAPI(title="gridsouk node", version="1", docs_url=None, redoc_url=None,
                   openapi_url="/api/openapi.json")  # fmt: skip
     app.state.url = None  # where a browser finds it; set by the server
-    for routes in (job_routes, market_routes, money_routes, network_routes, metrics_routes):
+    for routes in (
+        job_routes,
+        image_routes,
+        market_routes,
+        money_routes,
+        network_routes,
+        metrics_routes,
+        provider_routes,
+        wallet_routes,
+    ):
         app.include_router(routes(control))
     app.include_router(blob_routes(control.ports.blobs))
+    app.include_router(session_routes(control, sessions))
     _add_problems(app)
     return app
 

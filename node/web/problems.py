@@ -39,6 +39,7 @@ def problem_response(status: int, code: str, message: str, hint: str = "") -> JS
             "type": f"urn:gridsouk:problem:{code}",
             "title": code.replace("-", " "),
             "status": status,
+            "detail": message,
             "code": code,
             "message": message,
             "hint": hint,

@@ -27,7 +27,10 @@ from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
+from node.web.forward import Forward, forward_path
 from node.web.guard import Door, Guard
+from node.web.pages import Pages
+from node.web.sessions import Sessions
 
 if TYPE_CHECKING:
     from node.control import Control
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 SEND_STALL_S: Final = 5.0  # a reader on this machine that takes nothing for so long is stuck
 SOCKET_PATH_BYTES_MAX: Final = 107  # sockaddr_un of Linux
 BACKLOG: Final = 64
+CONNECTIONS_MAX: Final = 256  # on a TCP port; a browser opens six
 LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -46,22 +50,38 @@ class Serving:
     url: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Guests:
+    """Who may enter by TCP without the operator's token, and under which names the port is known.
+
+    A port that others than this machine can reach needs both; it belongs behind a proxy with TLS.
+    """
+
+    wallets: frozenset[bytes] = frozenset()
+    hosts: tuple[str, ...] = ()
+
+
 async def serve(
     control: Control,
     *,
     socket_path: Path,
     tcp: tuple[str, int] | None = None,
+    guests: Guests = Guests(),  # frozen
+    images: Path | None = None,
     task_status: TaskStatus[Serving] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until cancelled. `tcp` is a loopback host and a port, 0 for any free one.
+    """Serve until cancelled. `tcp` is a host and a port, 0 for any free one; a host that is not
+    loopback needs `guests`. `images` is the folder of images built on this machine.
 
     The task status is a `Serving`. Raises RefusedError if a node already serves that socket or
     port, SpecError if the address cannot be used.
     """
-    app = make_app(control)
-    remote = None if tcp is None else _listen_tcp(*tcp)
+    sessions = Sessions(control.ports.entropy.token, guests.wallets)
+    app = make_app(control, sessions, images)
+    remote = None if tcp is None else _listen_tcp(*tcp, guests)
     try:
         local = _listen_unix(socket_path)
+        forward = _listen_unix(forward_path(socket_path))
     except MarketError:
         if remote is not None:
             remote.close()
@@ -71,18 +91,43 @@ async def serve(
             if tcp is not None and remote is not None:
                 token = control.ports.entropy.token(16).hex()
                 host, port = tcp[0], remote.getsockname()[1]
-                names = {"localhost", f"[{host}]" if ":" in host else host}
-                door = Door(frozenset(f"{name}:{port}" for name in names), token)
-                app.state.url = f"http://{min(names)}:{port}/?token={token}"
-                nursery.start_soon(_serve_socket, Guard(app, door), remote)
-            nursery.start_soon(_serve_socket, Guard(app, None), local)
+                door = Door(
+                    hosts=frozenset(_names(host, port, guests.hosts)),
+                    token=token,
+                    sessions=sessions,
+                    now=control.ports.clock.now,
+                    cookie=f"souk_{port}",
+                )
+                app.state.url = f"http://{_local(host)}:{port}/?token={token}"
+                nursery.start_soon(_serve_socket, Guard(Pages(app), door), remote, CONNECTIONS_MAX)
+            nursery.start_soon(_serve_socket, Guard(app, None), local, None)
+            nursery.start_soon(_serve_forward, Forward(control), forward)
             task_status.started(Serving(socket_path, app.state.url))
     finally:
-        local.close()
-        _forget(socket_path)
+        for listening, path in ((local, socket_path), (forward, forward_path(socket_path))):
+            listening.close()
+            _forget(path)
 
 
-async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
+async def _serve_forward(forward: Forward, listening: socket.socket) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    await trio.serve_listeners(forward.serve, [listener])
+
+
+def _names(host: str, port: int, others: tuple[str, ...]) -> set[str]:
+    """How a browser on this machine writes the port's address, and what else the owner names."""
+    return {f"{name}:{port}" for name in ("localhost", _local(host))} | {
+        name.lower() for name in others
+    }
+
+
+def _local(host: str) -> str:
+    if host not in LOOPBACK or host == "localhost":
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+async def _serve_socket(app: ASGIApp, listening: socket.socket, most: int | None) -> None:
     config = HypercornConfig()
     config.accesslog = None
     config.keep_alive_timeout = 30  # a loaded machine may take its time to ask
@@ -91,8 +136,18 @@ async def _serve_socket(app: ASGIApp, listening: socket.socket) -> None:
     context = WorkerContext(None)
     wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
 
+    count = 0
+
     async def handle(stream: trio.SocketStream) -> None:
-        await _Connection(wrapped, config, context, ConnectionState({}), stream)
+        nonlocal count
+        if most is not None and count >= most:
+            await trio.aclose_forcefully(stream)
+            return
+        count += 1
+        try:
+            await _Connection(wrapped, config, context, ConnectionState({}), stream)
+        finally:
+            count -= 1
 
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     await trio.serve_listeners(handle, [listener])
@@ -156,9 +211,12 @@ def is_served(path: Path) -> bool:
     return True
 
 
-def _listen_tcp(host: str, port: int) -> socket.socket:
-    if host not in LOOPBACK:
-        raise SpecError(f"web: {host} is not this machine", hint="use 127.0.0.1:PORT")
+def _listen_tcp(host: str, port: int, guests: Guests) -> socket.socket:
+    if host not in LOOPBACK and not (guests.wallets and guests.hosts):
+        raise SpecError(
+            f"web: {host} is not this machine",
+            hint="use 127.0.0.1:PORT, or name web_wallets that may enter and web_hosts",
+        )
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -20,6 +20,7 @@ from market.errors import ChainError, IntegrityError, LimitError, NotFoundError,
 from market.spec import Spec, parse
 from market.terms import Artifact
 from market.units import format_money
+from node.adapters.system.clock import SystemClock
 from node.control import Control
 from node.desk.plans import said
 from node.web.server import serve
@@ -88,15 +89,16 @@ class Desk:
     """The methods of `Control` that the API calls: every desk in one."""
 
     def __init__(self) -> None:
-        self.jobs = self.market = self.money = self.network = self.plans = self
+        self.jobs = self.market = self.money = self.network = self.plans = self.series = self
         self.plays: dict[str, Play] = {}
         self.version = 1
         self.news = trio.Event()
-        info = SimpleNamespace(decimals=6, symbol="TEST")
+        info = SimpleNamespace(decimals=6, symbol="TEST", domain=SimpleNamespace(chain_id=31337))
         self.ports = SimpleNamespace(
             blobs=Blobs(),
             chain=SimpleNamespace(info=info),
             entropy=SimpleNamespace(token=lambda size: b"\x5a" * size),
+            clock=SystemClock(),
         )
         self._add(Play("aa" * 16, "done", 9, results=[result("/out/model.bin", RESULT)]))
         self._add(Play("bb" * 16, "evil", 9, results=[result("/../../evil", HOSTILE)]))
@@ -120,6 +122,9 @@ class Desk:
         while self.version <= seen:
             await self.news.wait()
         return self.version
+
+    def marks(self) -> dict[str, int]:
+        return {}
 
     async def submit(
         self,

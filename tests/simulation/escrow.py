@@ -438,8 +438,6 @@ class Ledger:
         self.units[parties.provider] &= ~one.terms.units
         if status is Status.SLASHED:
             self._say(Slashed(id_, slashed, to_victim, slashed - to_victim, self._tx))
-        # A call that pays and closes says only Closed.
-        self._said = [said for said in self._said if not isinstance(said, Claimed)]
         self._say(Closed(id_, one.paid, refunded, self._tx))
 
     # Who may, who signed.

@@ -150,9 +150,15 @@ class MemoryBlobs:
     async def export(self, hash_: bytes, path: str) -> None:
         await trio.Path(path).write_bytes(self._complete(hash_))
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        await self.export(hash_, path)
+
     async def discard(self, hash_: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self._kept.pop(hash_, None)
+
+    def keep(self, needed: Callable[[], Container[bytes]]) -> None:
+        self._pinned = needed
 
     def _complete(self, hash_: bytes) -> bytes:
         data, complete = self._kept.get(hash_, (b"", False))

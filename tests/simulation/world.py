@@ -27,6 +27,7 @@ from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
+from tests.simulation.registry import SimRegistry
 from tests.simulation.sandbox import SimSandbox
 
 MILLION = 1_000_000
@@ -74,6 +75,7 @@ class Machine:
             sandbox=self.sandbox,
             devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
+            registry=self.world.registry,
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,
@@ -117,6 +119,7 @@ class World:
         self.clock = SimClock()
         self.wire = Wire(random.Random(self.rng.random()), loss)
         self.ledger = Ledger()
+        self.registry = SimRegistry()
         self.blocks = Blocks(self.ledger, self.clock.now)
         self.chain_loss = chain_loss
         self.machines: dict[str, Machine] = {}

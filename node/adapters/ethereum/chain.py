@@ -31,6 +31,7 @@ from market.signing import Domain
 from market.units import UnixTime
 from node.adapters.ethereum.answers import AnswerError, number, raw
 from node.adapters.ethereum.contract import artifact, calldata
+from node.adapters.ethereum.errands import Errands
 from node.adapters.ethereum.events import fact
 from node.adapters.ethereum.follower import Follower
 from node.adapters.ethereum.history import History
@@ -95,6 +96,11 @@ class EthereumChain:
     def info(self) -> ChainInfo:
         """As found at the start."""
         return self._info
+
+    @property
+    def errands(self) -> Errands:
+        """What this chain's wallets may be asked to do."""
+        return Errands(self._rpc, self._config.chain_id, self._config.escrow, self._config.token)
 
     async def submit(self, order: ChainOrder) -> bytes:
         """Send it and wait until it is mined; the same order already on its way is waited for."""

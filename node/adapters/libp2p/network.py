@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -157,7 +158,11 @@ class Network:
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Who is connected now, by key."""
-        return self._peers.infos()
+        now = trio.current_time()
+        return tuple(
+            replace(info, strikes=self._strikes.points(info.peer, now))
+            for info in self._peers.infos()
+        )
 
     def joined(self) -> AsyncIterator[bytes]:
         """The key of each peer as it connects, from now on."""

@@ -88,6 +88,13 @@ class Strikes:
                 self._denied_until.popitem(last=False)
             self._cut_off(peer)
 
+    def points(self, peer: bytes, now: float) -> float:
+        """What counts against `peer` now."""
+        score = self._scores.get(peer)
+        if score is None:
+            return 0.0
+        return max(0.0, score.points - (now - score.at) * STRIKES_DECAY_PER_S)
+
     def denied(self, peer: bytes, now: float) -> bool:
         """Whether `peer` is cut off now."""
         until = self._denied_until.get(peer)

@@ -164,7 +164,11 @@ class ContainerSandbox:
 
     async def preflight(self) -> tuple[Check, ...]:
         """The machine's parts, and what the escape probe says from inside a job of ours."""
-        checks = (*await thread(preflight.machine, self._settings), *await self._runtime.checks())
+        checks = (
+            *await thread(preflight.machine, self._settings),
+            *await self._runtime.checks(),
+            *await thread(preflight.gpus, tuple(sorted(self._uuids.values())), self._settings),
+        )
         if any(check.critical and not check.ok for check in checks):
             return checks
         return (*checks, *await preflight.probe(self, self._blobs, self._settings))
@@ -253,6 +257,7 @@ class ContainerSandbox:
             edits=edits,
             cgroup_namespace=Path("/proc/self/ns/cgroup").exists(),
             inputs=staging.seen_inputs(paths, manifest),
+            secrets=secrets,
             image=manifest.image.hash.hex(),
         )
 
@@ -263,11 +268,9 @@ class ContainerSandbox:
             raise SandboxError("the job is paused", hint="resume it first")
         plan = self._plan(paths, *self._placing.load(paths), False)
         try:
-            given = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+            return replace(plan, envs=look.variables(pid))
         except OSError as problem:
             raise SandboxError("the job has ended") from problem
-        pairs = (item.partition("=") for item in given.split("\0") if item)
-        return replace(plan, envs={name: value for name, _, value in pairs})
 
     def _living(self, paths: WorkPaths) -> int:
         """The pid of the job's first process. Raises SandboxError if the job does not run."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Annotated
 
 import trio
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -36,15 +37,17 @@ def blob_routes(blobs: Blobs) -> APIRouter:
         return Response(headers={"content-length": str(size)})
 
     @router.get("/api/blobs/{sha256}")
-    async def read_blob(sha256: str) -> Response:
-        """The bytes."""
+    async def read_blob(
+        sha256: str, name: Annotated[str, Query(max_length=128, pattern=r"^[\w.+-]+$")] = ""
+    ) -> Response:
+        """The bytes; a browser saves them as `name`."""
         hash_ = _hash(sha256)
         size = await blobs.size(hash_)
         if size is None:
             raise NotFoundError("no such blob here")
         headers = {
             "content-length": str(size),
-            "content-disposition": f'attachment; filename="{sha256}"',
+            "content-disposition": f'attachment; filename="{name or sha256}"',
         }
         return _BlobStream(blobs, hash_, size, headers)
 

@@ -29,9 +29,14 @@ def network_routes(control: Control) -> APIRouter:
         """Who is connected."""
         return control.network.peers()
 
+    @router.get("/api/network")
+    async def network() -> dict[str, Any]:
+        """Peers, mesh per topic, counters of gossip, and the table of offers."""
+        return control.network.network()
+
     @router.get("/api/events")
     async def events() -> Response:
-        """Server-sent events: a line whenever a job or an agreement changed."""
-        return EventStream(control.changed, audience)
+        """Server-sent events: `changed` (a job or an agreement), `market`, `money`."""
+        return EventStream(control.changed, control.marks, audience)
 
     return router
