@@ -134,9 +134,14 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(item) for item in value]
         case _ if dataclasses.is_dataclass(value):
-            names = sorted(field.name for field in dataclasses.fields(value))
-            return {name: _plain(getattr(value, name)) for name in names}
+            kind: type[Any] = type(value)
+            return {name: _plain(getattr(value, name)) for name in _names(kind)}
     raise AssertionError(f"{type(value).__name__} does not travel")
+
+
+@functools.cache
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(sorted(field.name for field in dataclasses.fields(kind)))
 
 
 def _unwrap(kind: Any) -> tuple[Any, Between | Count | None]:

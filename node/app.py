@@ -39,6 +39,10 @@ from node.standing import Standing
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.tunnels.egress import Egress
+from node.tunnels.enter import Entrance
+from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.execute import ExecutionServer
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -62,6 +66,8 @@ async def run_node(
     holdings = Holdings(keeper, ports.clock)
     artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
     atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
+    standing = Standing(ports.clock, keeper.notes)
+    keeper.witness = standing.witness
 
     def who_has(image: bytes) -> list[bytes]:
         heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
@@ -71,8 +77,6 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    standing = Standing(ports.clock, keeper.notes)
-    keeper.witness = standing.witness
     shop = Shop(
         config, ports, keeper, images, lambda: atlas.here,
         lambda: standing.reliability_ppm(config.wallet),
@@ -92,7 +96,8 @@ async def run_node(
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    dialler = Dialler(keeper, ports.link)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
         if isinstance(duty, Submit):
@@ -108,10 +113,11 @@ async def run_node(
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler)
+        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler, entrance)
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)

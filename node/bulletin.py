@@ -100,8 +100,8 @@ class Bulletin:
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
                 for offer in offers[:1]:
                     self.atlas.hear(signed.author, offer.coordinate)
-                self._judge(signed.author, offers)
                 self.offers_at = now
+                self._judge(signed.author, offers)
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):

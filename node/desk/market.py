@@ -111,8 +111,8 @@ class MarketDesk:
             if known is not None and known[0] is offer:
                 live[key] = known
             else:
-                believed = self._bulletin.book.believed(offer)
-                live[key] = (offer, offer_row(believed, self._money), version)
+                shown = self._bulletin.book.believed(offer)
+                live[key] = (offer, offer_row(shown, self._money), version)
         for key in self._rows:
             if key not in live:
                 self._gone[key] = version

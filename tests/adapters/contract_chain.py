@@ -287,9 +287,9 @@ async def test_the_last_voucher_settles_at_once(world: ChainWorld) -> None:
     assert await refused(world.requester, settle) == "Escrow_NotParty"
     tx = await world.provider.chain.submit(settle)
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closed"]
+    assert names(facts) == ["Opened", "Claimed", "Closed"]
     paid = 50 * PER_SECOND
-    assert facts[1] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
+    assert facts[2] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
     assert (await world.requester.account()).free == FUNDS - paid
     provider = await world.provider.account()
     assert (provider.free, provider.stake) == (FUNDS - STAKE + paid, STAKE)
@@ -336,7 +336,7 @@ async def test_the_requester_ends_it_and_the_provider_brings_its_voucher(
     assert await refused(world.requester, Finalize(terms)) == "Escrow_TooEarly"
     await world.provider.chain.submit(Settle(terms, *world.voucher(terms, 9 * PER_SECOND)))
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closing", "Closed"]
+    assert names(facts) == ["Opened", "Closing", "Claimed", "Closed"]
     closing = facts[1]
     assert isinstance(closing, Closing)
     assert closing.by == world.requester.wallet
