@@ -14,6 +14,7 @@ import trio
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
+from node.desk.books import BooksDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.images import ImageDesk
@@ -31,6 +32,7 @@ from node.ports import Ports
 from node.queue import Queue
 from node.shop import Shop
 from node.tunnels.dial import Dialler
+from node.tunnels.enter import Entrance
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class Rooms:
     queue: Queue
     images: Images
     tunnels: Dialler
+    entrance: Entrance
 
 
 class Control:
@@ -58,6 +61,7 @@ class Control:
         self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
+        self.books = BooksDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.earning = EarningDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)
@@ -65,6 +69,7 @@ class Control:
         self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
+        self.entrance = rooms.entrance
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

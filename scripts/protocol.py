@@ -25,6 +25,7 @@ from node.artifacts import PROTOCOL as BLOB
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
+from node.tunnels.execute import PROTOCOL as EXEC
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -84,7 +85,14 @@ def _lines() -> Iterator[str]:
         yield from _section(word, kind)
     yield "## First frames of channels"
     yield ""
-    for frame in (messages.Fetch, messages.Fetched, messages.Dial, messages.Dialled):
+    for frame in (
+        messages.Fetch,
+        messages.Fetched,
+        messages.Dial,
+        messages.Dialled,
+        messages.Execute,
+        messages.Executing,
+    ):
         yield from _section(frame.__name__, frame)
     yield "## Values inside messages"
     yield ""
@@ -151,6 +159,8 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **`{TUNNEL}`**: a job's requester sends `Dial`, its provider answers `Dialled`; then every frame
   is bytes of one TCP connection, either way. An empty frame ends one way; a channel that ends
   before both ways have is a connection that broke.
+- **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
+  until the one with the exit code. A channel that ends without it is a program that was killed.
 """
 
 

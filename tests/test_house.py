@@ -67,12 +67,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas"),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
     ("node.staging", "node.holdings", "node.tunnels", "node.tunnels.splice"),
-    ("node.tunnels.accept",),
-    ("node.tunnels.dial",),
+    ("node.tunnels.accept", "node.tunnels.execute"),
+    ("node.tunnels.dial", "node.tunnels.enter"),
     ("node.demands", "node.shop"),
     ("node.queue", "node.requester", "node.wishes"),
     ("node.provider",),
@@ -82,6 +82,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.images",
         "node.desk.market",
         "node.desk.money",
+        "node.desk.books",
         "node.desk.network",
         "node.desk.earning",
         "node.desk.series",
@@ -173,7 +174,7 @@ SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, an
 LONG_FILES: dict[str, int] = {
     "node/ports.py": 660,  # the waist: one page to read before any adapter
     "market/apply.py": 470,  # every event in one match: the only place where a phase changes
-    "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
+    "market/spec.py": 440,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
     "node/keeper.py": 410,  # the four beats and what may be told to it
     "market/book.py": 420,  # one structure, kept whole while it is measured

@@ -141,7 +141,7 @@ def to_sandbox(settings: Settings) -> OciSettings:
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
-    from node.adapters.ethereum.chain import ChainConfig
+    from node.adapters.ethereum.settings import ChainConfig
     from node.adapters.registry.settings import Host, RegistrySettings
     from node.live import Place
 

@@ -341,6 +341,11 @@ def _path(value: Any) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def read_address(text: str) -> bytes:
+    """An address from the command line. Raises SettingsError."""
+    return _address(text)
+
+
 def _address(value: Any) -> bytes:
     digits = value.removeprefix("0x") if isinstance(value, str) else ""
     if len(digits) != 40 or set(digits.lower()) - set("0123456789abcdef"):
