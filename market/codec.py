@@ -134,7 +134,8 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(item) for item in value]
         case _ if dataclasses.is_dataclass(value):
-            return {name: _plain(getattr(value, name)) for name in _names(type(value))}
+            kind: type[Any] = type(value)
+            return {name: _plain(getattr(value, name)) for name in _names(kind)}
     raise AssertionError(f"{type(value).__name__} does not travel")
 
 

@@ -30,7 +30,7 @@ _LESS: Final = 15  # from _MORE to this one: less is better
 ORIGIN: Final = 2**31  # X and Y are stored from here, so that they are never negative
 
 # Bits of FLAGS, each set where it is good for the demand, so that a zone is their union.
-VERIFIED, REAL, STEADY = 1, 2, 4
+VERIFIED, REAL, STEADY, EGRESS = 1, 2, 4, 8
 
 BLOCK: Final = 256  # rows: 256 cost little to scan, and 4,000 zones of them little to look through
 

@@ -169,6 +169,7 @@ class _Table:
             k.RELIABILITY: n[c.RELIABILITY] < want.min_reliability_ppm,
             k.VERIFIED: ((flags & c.VERIFIED) == 0) & want.verified,
             k.REAL: ((flags & c.REAL) == 0) & want.real,
+            k.EGRESS: ((flags & c.EGRESS) == 0) & bool(want.egress),
             k.PREEMPTIBLE: ((flags & c.STEADY) == 0) & (not demand.preemptible),
             k.DURATION: (n[c.MIN_DURATION] > demand.max_duration_s)
             | (n[c.MAX_DURATION] < demand.max_duration_s),
@@ -285,6 +286,7 @@ _YES_NO = {
     Constraint.EXCLUDED: "of providers that failed this job before",
     Constraint.VERIFIED: "that nobody has verified",
     Constraint.REAL: "with declared units",
+    Constraint.EGRESS: "that let no job out to the network",
     Constraint.PREEMPTIBLE: "if the job may be preempted",
     Constraint.DEADLINE: "with a later deadline",
 }

@@ -18,6 +18,7 @@ from market.job import Bid
 from market.limits import (
     ACCELERATOR_CHOICES_MAX,
     COMMAND_BYTES_MAX,
+    EGRESS_MAX,
     ENV_BYTES_MAX,
     ENVS_MAX,
     FILES_MAX,
@@ -28,6 +29,7 @@ from market.limits import (
     UNITS_PER_PROVIDER,
 )
 from market.models import ANY
+from market.reach import parse_target
 from market.reallocation import MOVES_MAX
 from market.terms import Accelerator, Env, Requirements, Workload
 from market.units import PPM, parse_duration_s, parse_money, parse_size_mib
@@ -36,7 +38,7 @@ T = TypeVar("T")
 
 _KEYS = """name image resources num_nodes envs secrets file_mounts outputs run kind
 max_hourly_cost max_duration value_of_time estimate priority deadline min_reliability max_rtt
-verified job_recovery reallocate preemptible checkpoint ports"""
+verified job_recovery reallocate preemptible checkpoint ports egress"""
 KEYS: Final = frozenset(_KEYS.split())
 _RESOURCE_KEYS = "accelerators cpus memory vram disk_size region cuda"
 RESOURCE_KEYS: Final = frozenset(_RESOURCE_KEYS.split())
@@ -130,6 +132,7 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
             max_rtt_us=_value(raw, "max_rtt", _rtt_us, 0),
             min_reliability_ppm=_value(raw, "min_reliability", _fraction_ppm, 0),
             verified=_value(raw, "verified", _flag, False),
+            egress=_value(raw, "egress", _targets, ()),
         ),
         bid=Bid(
             max_price_per_hour=max_hourly // (units * num_nodes),
@@ -427,3 +430,10 @@ def _ports(value: Any) -> tuple[int, ...]:
     if len(values) > 16:
         raise SpecError("at most 16")
     return tuple(_count(1, 65535)(item) for item in values)
+
+
+def _targets(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > EGRESS_MAX:
+        raise SpecError(f"at most {EGRESS_MAX}")
+    return tuple(dict.fromkeys(str(parse_target(_text(item))) for item in values))

@@ -39,6 +39,7 @@ from node.standing import Standing
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.tunnels.egress import Egress
 from node.tunnels.enter import Entrance
 from node.tunnels.execute import PROTOCOL as EXEC
 from node.tunnels.execute import ExecutionServer
@@ -112,6 +113,7 @@ async def run_node(
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)

@@ -67,6 +67,7 @@ class Demands:
             max_duration_s=spec.bid.max_duration_s,
             grace_s=GRACE_S,
             ports=spec.ports,
+            egress=spec.requirements.egress,
         )
         for name in spec.secrets:
             if len(secrets[name].encode()) > SECRET_BYTES_MAX:

@@ -24,6 +24,7 @@ from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings
+from node.adapters.outside.tcp import TcpOutside
 from node.adapters.registry.client import open_registry
 from node.adapters.registry.settings import RegistrySettings
 from node.adapters.sqlite.journal import open_journal
@@ -92,6 +93,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             devices=devices,
             blobs=blobs,
             registry=registry,
+            outside=TcpOutside(),
             logs=Logs(data / "logs"),
             journal=journal,
             signer=signer,

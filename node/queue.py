@@ -15,7 +15,7 @@ import structlog
 
 from market.agreement import Agreement, Phase, Role
 from market.backfill import Starts
-from market.constraints import misfit
+from market.constraints import lacking, misfit
 from market.contest import decide, price
 from market.cost import expected_cost, needed_units, smallest_count
 from market.events import Preempted
@@ -213,7 +213,11 @@ class Queue:
             holds_max = min(HOLDS_MAX, HOLDS_STRANGER + self._paid_for(demand.requester))
             if held.get(demand.peer, 0) >= holds_max or demand.expires_at_s <= now:
                 continue
-            fitting = [(ware, offer) for ware, offer in able if not misfit(demand, offer, now)]
+            fitting = [
+                (ware, offer)
+                for ware, offer in able
+                if not misfit(demand, offer, now) and not lacking(demand, offer)
+            ]
             if not fitting:
                 continue
             ware, offer = min(fitting, key=lambda f: (expected_cost(demand, f[1], now).total,

@@ -235,6 +235,7 @@ class Shop:
             coordinate=self._here(),
             cached_images=self.cached,
             expires_at_s=int(now) + rules.offer_lifetime_s,
+            egress=selling.egress,
         )
 
     def ware_of(self, a: Agreement) -> tuple[Kind, Ware] | None:

@@ -29,6 +29,7 @@ from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
+from tests.simulation.outside import SimOutside
 from tests.simulation.registry import SimRegistry
 from tests.simulation.sandbox import SimSandbox
 
@@ -78,6 +79,7 @@ class Machine:
             devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
             registry=self.world.registry,
+            outside=SimOutside(),
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,

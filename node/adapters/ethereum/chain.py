@@ -98,16 +98,7 @@ class EthereumChain:
 
     async def spendable(self, wallet: bytes, operator: bytes) -> int:
         """Two views at the newest block."""
-        head = await self._rpc.head()
-        owner = AsyncWeb3.to_checksum_address(wallet)
-        key = AsyncWeb3.to_checksum_address(operator)
-        token = AsyncWeb3.to_checksum_address(self._config.token)
-        escrow, view = self._contracts.escrow.functions, self._contracts.view
-        free, _, _, _ = await view(escrow.balance(token, owner), head.number)
-        if wallet == operator:
-            return int(free)
-        allowance, expiry = await view(escrow.authorisation(owner, key, token), head.number)
-        return int(min(free, allowance)) if expiry >= head.at_s else 0
+        return await self._views.spendable(wallet, operator)
 
     def health(self) -> ChainHealth:
         """The first of what keeps this node waiting, the worst first."""

@@ -51,6 +51,19 @@ class Views:
             operator_expires_at_s=expiry, tokens=tokens, gas=gas, units=units,
         )  # fmt: skip
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """What `operator` may lock of the wallet's money at the newest block: two views."""
+        head = await self._rpc.head()
+        owner = AsyncWeb3.to_checksum_address(wallet)
+        key = AsyncWeb3.to_checksum_address(operator)
+        token = AsyncWeb3.to_checksum_address(self._config.token)
+        escrow, view = self._contracts.escrow.functions, self._contracts.view
+        free, _, _, _ = await view(escrow.balance(token, owner), head.number)
+        if wallet == operator:
+            return int(free)
+        allowance, expiry = await view(escrow.authorisation(owner, key, token), head.number)
+        return int(min(free, allowance)) if expiry >= head.at_s else 0
+
     async def burned(self) -> int:
         """What was slashed and given to nobody."""
         token = AsyncWeb3.to_checksum_address(self._config.token)

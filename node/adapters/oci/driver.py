@@ -22,7 +22,7 @@ from market.terms import Artifact, Manifest
 from market.units import MIB
 from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, preflight, staging
 from node.adapters.oci.cgroups import Cgroup
-from node.adapters.oci.connect import connect
+from node.adapters.oci.connect import connect, listen
 from node.adapters.oci.place import Placing, same, thread
 from node.adapters.oci.progress import read_progress
 from node.adapters.oci.results import Results
@@ -34,6 +34,7 @@ from node.ports import (
     Check,
     Devices,
     Execution,
+    Listener,
     Observed,
     Pipe,
     RunState,
@@ -130,6 +131,13 @@ class ContainerSandbox:
         pid = await thread(self._living, paths_of(self._settings, work_id))
         async with connect(pid, port) as pipe:
             yield pipe
+
+    @contextlib.asynccontextmanager
+    async def listen(self, work_id: str, port: int) -> AsyncIterator[Listener]:
+        """Connections that the job makes to that port of its own. Raises SandboxError."""
+        pid = await thread(self._living, paths_of(self._settings, work_id))
+        async with listen(pid, port) as listener:
+            yield listener
 
     @contextlib.asynccontextmanager
     async def execute(
