@@ -44,7 +44,6 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "withdraw": ("node.cli.money:withdraw", "Take free money out of the escrow."),
         "stake": ("node.cli.money:stake", "Money that backs what this wallet sells."),
         "spend": ("node.cli.books:spend", "Say what agreements cost."),
-        "provider": ("node.cli.books:provider", "What this node sells, and what it earns."),
     },
     "Node": {
         "up": ("node.cli.daemon:up", "Run a node."),

@@ -8,6 +8,7 @@ from cyclopts import App
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("node.cli.doctor:doctor", "Say whether this machine may run strangers' code."),
+    "earnings": ("node.cli.books:earnings", "Say what agreements brought this wallet."),
 }
 
 provider = App(name="provider", help="Sell this machine's units.")
