@@ -30,6 +30,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "get": ("node.cli.results:get", "Fetch a job's results."),
         "exec": ("node.cli.execute:exec_", "Run a program in a running job."),
         "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
+        "extend": ("node.cli.jobs:extend", "Let a job take longer."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
         "schema": ("node.cli.schema:schema", "Print the job file's JSON Schema."),
