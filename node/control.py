@@ -12,8 +12,11 @@ from dataclasses import dataclass
 import trio
 
 from node.bulletin import Bulletin
+from node.certify import Certifier
+from node.challenger import Challenger
 from node.config import Config
 from node.demands import Demands
+from node.desk.certificates import CertificateDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.images import ImageDesk
@@ -44,6 +47,8 @@ class Rooms:
     queue: Queue
     images: Images
     tunnels: Dialler
+    certifier: Certifier
+    challenger: Challenger
 
 
 class Control:
@@ -65,6 +70,7 @@ class Control:
         self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
+        self.certificates = CertificateDesk(rooms.certifier, rooms.challenger, bulletin)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

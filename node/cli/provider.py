@@ -7,6 +7,7 @@ from typing import Final
 from cyclopts import App
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "bench": ("node.cli.bench:bench", "Measure the units and sign what was found."),
     "doctor": ("node.cli.doctor:doctor", "Say whether this machine may run strangers' code."),
 }
 
