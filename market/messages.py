@@ -24,7 +24,14 @@ from market.codec import (
     Text64,
     Text256,
 )
-from market.limits import ENVELOPE_BYTES_MAX, ENVS_MAX, FILES_MAX, LOG_READ_BYTES_MAX
+from market.limits import (
+    ARGUMENT_BYTES_MAX,
+    ARGUMENTS_MAX,
+    ENVELOPE_BYTES_MAX,
+    ENVS_MAX,
+    FILES_MAX,
+    LOG_READ_BYTES_MAX,
+)
 from market.terms import (
     Artifact,
     Demand,
@@ -264,6 +271,30 @@ class Shown:
 
     row: U32
     path: Annotated[tuple[Hash, ...], Count(0, 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """First frame on an `exec` channel, requester to provider: start this program in the job, with
+    a terminal of so many columns and rows, or without (0). Not enveloped, as `Dial`."""
+
+    agreement: Hash
+    argv: Annotated[
+        tuple[Annotated[str, Count(0, ARGUMENT_BYTES_MAX)], ...], Count(1, ARGUMENTS_MAX)
+    ]
+    columns: U16
+    rows: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Answer on an `exec` channel: an empty code, and it runs; or why not: `not-running`,
+    `refused`, `busy`. Each frame that follows begins with a letter. From the requester: `i` input,
+    `e` its end, `r` a new window (columns and rows, two bytes each); from the provider: `o` output,
+    `s` error output, and last `x` with the exit code in four bytes."""
+
+    code: Text64
+    message: Text256
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,10 +38,14 @@ from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
 from node.staging import Stager
+from node.standing import Standing
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
 from node.tunnels.egress import Egress
+from node.tunnels.enter import Entrance
+from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.execute import ExecutionServer
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -65,6 +69,8 @@ async def run_node(
     holdings = Holdings(keeper, ports.clock)
     artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
     atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
+    standing = Standing(ports.clock, keeper.notes)
+    keeper.witness = standing.witness
 
     def who_has(image: bytes) -> list[bytes]:
         heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
@@ -76,13 +82,19 @@ async def run_node(
     ports.blobs.keep(holdings.needed)
     certifier = Certifier(ports, keeper)
     challenger = Challenger(ports, keeper)
-    shop = Shop(config, ports, keeper, images, certifier, lambda: atlas.here)
+    shop = Shop(
+        config, ports, keeper, images, certifier, lambda: atlas.here,
+        lambda: standing.reliability_ppm(config.wallet),
+    )  # fmt: skip
     provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
     bulletin = Bulletin(
-        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers
+        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
+        standing.reliability_ppm,
+    )  # fmt: skip
+    queue = Queue(
+        config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay, standing.paid_for
     )
     bulletin.judge = challenger.judge
-    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
     wishes = Wishes(ports, keeper, mail, bulletin, demands)
@@ -91,7 +103,8 @@ async def run_node(
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(CHALLENGE, certifier.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    dialler = Dialler(keeper, ports.link)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
         if isinstance(duty, Submit):
@@ -113,7 +126,7 @@ async def run_node(
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
         rooms = Rooms(
-            keeper, bulletin, demands, shop, queue, images, dialler, certifier, challenger
+            keeper, bulletin, demands, shop, queue, images, dialler, entrance, certifier, challenger
         )
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)

@@ -16,6 +16,7 @@ from node.certify import Certifier
 from node.challenger import Challenger
 from node.config import Config
 from node.demands import Demands
+from node.desk.books import BooksDesk
 from node.desk.certificates import CertificateDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
@@ -34,6 +35,7 @@ from node.ports import Ports
 from node.queue import Queue
 from node.shop import Shop
 from node.tunnels.dial import Dialler
+from node.tunnels.enter import Entrance
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Rooms:
     queue: Queue
     images: Images
     tunnels: Dialler
+    entrance: Entrance
     certifier: Certifier
     challenger: Challenger
 
@@ -63,6 +66,7 @@ class Control:
         self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
+        self.books = BooksDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.earning = EarningDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)
@@ -70,6 +74,7 @@ class Control:
         self.gauges = GaugeDesk(ports, keeper, bulletin)
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
+        self.entrance = rooms.entrance
         self.certificates = CertificateDesk(rooms.certifier, rooms.challenger, bulletin)
         self._keeper = keeper
 

@@ -214,8 +214,10 @@ class Keeper:
             if isinstance(item, ChainBatch) and item.facts:
                 notes += self.witness(item)
         for note in notes:
-            assert note.data is not None, "a note is written over, not taken back"
-            self.notes[note.key] = note.data
+            if note.data is None:
+                self.notes.pop(note.key, None)
+            else:
+                self.notes[note.key] = note.data
         for item in items:
             self._take(item, now, lines)
         for key, agreement in self.agreements.items():

@@ -18,7 +18,8 @@ from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.disk.logs import Logs
 from node.adapters.engine.driver import EngineSandbox
-from node.adapters.ethereum.chain import ChainConfig, open_chain
+from node.adapters.ethereum.chain import open_chain
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network

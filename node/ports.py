@@ -198,6 +198,12 @@ class Chain(Protocol):
     async def account(self, wallet: bytes, operator: bytes) -> Account:
         """The ledger of one wallet, as of the newest block. Raises ChainError."""
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """What the operator may lock of the wallet's free balance now, in base units. ChainError.
+
+        Cheaper than `account`: a provider asks it of strangers.
+        """
+
     async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
         """All that ever happened to the wallet and its agreements, in chain order, up to now.
 

@@ -320,7 +320,7 @@ class Shop:
         share = 1.0
         for a in self._keeper.agreements.values():
             if a.role is Role.PROVIDER and a.ended and a.ending is Ending.FINISHED:
-                ran = min(1.0, a.metered_s / max(1, a.terms.timing.duration_s))
+                ran = min(1.0, a.metered_s / max(1, a.extended.timing.duration_s))
                 share += SMOOTHING * (ran - share)
         return share
 
@@ -338,7 +338,7 @@ def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:
     if a.ending is not Ending.NONE or a.phase is Phase.CLOSING:
         return UnixTime(now + CLOSING_S)
     begun = float(a.opened_at_s or now)
-    return UnixTime(max(now, begun + a.terms.timing.duration_s))
+    return UnixTime(max(now, begun + a.extended.timing.duration_s))
 
 
 def _noted(kind: type[Mode], data: bytes | None) -> Mode:

@@ -26,6 +26,7 @@ from node.certify import PROTOCOL as CHALLENGE
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
+from node.tunnels.execute import PROTOCOL as EXEC
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -94,10 +95,8 @@ def _lines() -> Iterator[str]:
         messages.Committed,
         messages.Show,
         messages.Shown,
-        messages.Challenge,
-        messages.Committed,
-        messages.Show,
-        messages.Shown,
+        messages.Execute,
+        messages.Executing,
     ):
         yield from _section(frame.__name__, frame)
     yield "## Values inside messages"
@@ -168,6 +167,8 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **`{CHALLENGE}`**: anybody sends `Challenge`, the provider multiplies and answers `Committed`;
   then `Show`, and for each row `Shown` and the row itself. Matrices, tree and check:
   `market/product.py`.
+- **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
+  until the one with the exit code. A channel that ends without it is a program that was killed.
 """
 
 

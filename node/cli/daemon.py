@@ -63,7 +63,7 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
 
     from node.cli.supervisor import keep_watchdog, notify
     from node.live import open_node
-    from node.web.server import Serving, is_served, serve
+    from node.web.server import Guests, Serving, is_served, serve
 
     config, place = to_config(settings, settings.decimals), to_place(settings)
     if is_served(settings.socket_path):
@@ -77,7 +77,14 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                     hint=f"write decimals = {info.decimals}",
                 )
             serving: Serving = await nursery.start(
-                partial(serve, control, socket_path=settings.socket_path, tcp=settings.web)
+                partial(
+                    serve,
+                    control,
+                    socket_path=settings.socket_path,
+                    tcp=settings.web,
+                    guests=Guests(frozenset(settings.web_wallets), settings.web_hosts),
+                    images=settings.images_dir,
+                )
             )
             say(f"up: {' '.join(control.ports.link.addresses()) or 'no address yet'}")
             nursery.start_soon(keep_watchdog)
@@ -141,7 +148,7 @@ def to_sandbox(settings: Settings) -> OciSettings:
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
-    from node.adapters.ethereum.chain import ChainConfig
+    from node.adapters.ethereum.settings import ChainConfig
     from node.adapters.registry.settings import Host, RegistrySettings
     from node.live import Place
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -33,6 +34,7 @@ _CHAINS: Final = {
     "custom": (0, ()),
 }
 DRIVERS: Final = ("oci", "engine")
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -90,6 +92,8 @@ class Settings:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     web: tuple[str, int] | None = None
+    web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
+    web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
     password_file: Path | None = None
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
@@ -131,6 +135,8 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
         bootstrap=_get(raw, "bootstrap", _multiaddrs, ()),
         web=_get(raw, "web", _host_port, None),
+        web_wallets=_get(raw, "web_wallets", _addresses, ()),
+        web_hosts=_get(raw, "web_hosts", _hosts, ()),
         password_file=_get(raw, "password_file", _path, None),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
@@ -358,6 +364,22 @@ def _path(value: Any) -> Path:
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
         raise SettingsError(f"{value!r} is not a path")
     return Path(value).expanduser().absolute()
+
+
+def read_address(text: str) -> bytes:
+    """An address from the command line. Raises SettingsError."""
+    return _address(text)
+
+
+def _addresses(value: Any) -> tuple[bytes, ...]:
+    return tuple(map(_address, _texts(value)))
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    for host in (hosts := _texts(value)):
+        if not _HOST.fullmatch(host):
+            raise SettingsError(f"{host!r} is not a host", hint='write it like "souk.example:443"')
+    return hosts
 
 
 def _address(value: Any) -> bytes:

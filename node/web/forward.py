@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import trio
 
-from market.errors import MarketError, SpecError, UnreachableError
+from market.errors import LimitError, MarketError, SpecError, UnreachableError
 from node.tunnels.splice import READ_BYTES, splice
 
 if TYPE_CHECKING:
@@ -125,10 +125,10 @@ class LocalStream:
         self._send_lock = trio.Lock()
         self.opened = False
 
-    async def line(self) -> bytes:
+    async def line(self, limit: int = QUESTION_BYTES_MAX) -> bytes:
         """One line, without its end. Raises UnreachableError, SpecError."""
         while b"\n" not in self._buffer:
-            if len(self._buffer) > QUESTION_BYTES_MAX:
+            if len(self._buffer) > limit:
                 raise SpecError("the question is too long")
             await self._fill()
         line, _, rest = bytes(self._buffer).partition(b"\n")
@@ -162,6 +162,15 @@ class LocalStream:
         data = bytes(self._buffer[: min(limit, self._left)])
         del self._buffer[: len(data)]
         self._left -= len(data)
+        return data
+
+    async def frame(self, limit: int) -> bytes:
+        """One whole frame, none at the end of the way. Raises UnreachableError, LimitError."""
+        data = await self.receive(limit)
+        while self._left:
+            if len(data) + self._left > limit:
+                raise LimitError(f"a frame has at most {limit} bytes")
+            data += await self.receive(self._left)
         return data
 
     async def gone(self) -> None:

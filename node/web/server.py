@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,7 @@ from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
+from node.web.execute import Execute, execute_path
 from node.web.forward import Forward, forward_path
 from node.web.guard import Door, Guard
 from node.web.pages import Pages
@@ -82,6 +84,7 @@ async def serve(
     try:
         local = _listen_unix(socket_path)
         forward = _listen_unix(forward_path(socket_path))
+        execute = _listen_unix(execute_path(socket_path))
     except MarketError:
         if remote is not None:
             remote.close()
@@ -101,17 +104,24 @@ async def serve(
                 app.state.url = f"http://{_local(host)}:{port}/?token={token}"
                 nursery.start_soon(_serve_socket, Guard(Pages(app), door), remote, CONNECTIONS_MAX)
             nursery.start_soon(_serve_socket, Guard(app, None), local, None)
-            nursery.start_soon(_serve_forward, Forward(control), forward)
+            nursery.start_soon(_serve_streams, Forward(control).serve, forward)
+            nursery.start_soon(_serve_streams, Execute(control).serve, execute)
             task_status.started(Serving(socket_path, app.state.url))
     finally:
-        for listening, path in ((local, socket_path), (forward, forward_path(socket_path))):
+        for listening, path in (
+            (local, socket_path),
+            (forward, forward_path(socket_path)),
+            (execute, execute_path(socket_path)),
+        ):
             listening.close()
             _forget(path)
 
 
-async def _serve_forward(forward: Forward, listening: socket.socket) -> None:
+async def _serve_streams(
+    serve: Callable[[trio.SocketStream], Awaitable[None]], listening: socket.socket
+) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
-    await trio.serve_listeners(forward.serve, [listener])
+    await trio.serve_listeners(serve, [listener])
 
 
 def _names(host: str, port: int, others: tuple[str, ...]) -> set[str]:

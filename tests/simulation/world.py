@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 import trio
 from trio._core import _run
 
-from market.agreement import Role
+from market.agreement import Agreement, Role
+from market.codec import decode
 from market.job import Job
+from market.limits import RECORD_BYTES_MAX
 from market.terms import Artifact
 from node.app import run_node
 from node.config import Config, Selling, devnet_rules
@@ -109,6 +111,13 @@ class Machine:
         """The whole machine: its jobs die too."""
         await self.crash()
         self.sandbox.power_cut()
+
+    def journal_agreements(self) -> list[Agreement]:
+        """Every agreement in its journal, whether or not its node runs."""
+        return [
+            decode(Agreement, data, size_max=RECORD_BYTES_MAX)
+            for data in self.journal.table("agreement")
+        ]
 
     @property
     def up(self) -> bool:

@@ -15,8 +15,8 @@ import trio
 from eth_account import Account as KeyAccount
 
 from market.errors import ChainError
-from node.adapters.ethereum.chain import ChainConfig
 from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.ethereum.wallet import Wallet
 
 MNEMONIC = "test test test test test test test test test test test junk"
