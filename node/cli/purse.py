@@ -216,7 +216,7 @@ def _show_unsigned(wish: Wish, owner: bytes, settings: Settings, *, as_json: boo
         for step in wish.plan
     ]  # fmt: skip
     if as_json:
-        write_json({"unsigned": calls, "wish": wish.words, "typed_data": wish.typed})
+        write_json({"unsigned": calls, "wish": wish.words, "typed_data": _as_text(wish.typed)})
         return
     _show(wish, owner, settings)
     say(f"sign and send these {len(calls)} in order with the wallet; nothing was sent from here")
@@ -224,6 +224,17 @@ def _show_unsigned(wish: Wish, owner: bytes, settings: Settings, *, as_json: boo
         write_facts(dict(call))
     if wish.typed is not None:
         say("or sign the permit of --json (EIP-712) and call depositWithPermit")
+
+
+def _as_text(typed: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Numbers as decimal text: JavaScript would round what a token of 18 decimals counts."""
+    if typed is None:
+        return None
+    message = {
+        name: str(value) if isinstance(value, int) else value
+        for name, value in typed["message"].items()
+    }
+    return {**typed, "message": message}
 
 
 _REASONS: Final = {

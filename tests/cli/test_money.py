@@ -218,6 +218,11 @@ def test_a_cold_wallet_gets_calls_and_a_permit_to_sign(home: Home) -> None:
         "0x" + home.devnet.token.hex(), "0x" + home.devnet.escrow.hex(),
     ]  # fmt: skip
     assert said["typed_data"]["primaryType"] == "Permit"
+    message = said["typed_data"]["message"]
+    assert (message["value"], message["nonce"]) == ("7000000", "0")
+    said["typed_data"]["message"] = {
+        name: int(value) if value.isdecimal() else value for name, value in message.items()
+    }
     signed = Account.from_key(home.devnet.keys[3]).sign_typed_data(full_message=said["typed_data"])
     assert len(signed.signature) == 65
 
