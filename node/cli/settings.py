@@ -91,6 +91,7 @@ class Settings:
     decimals: int = 6
     confirmations: int = 1
     first_block: int = 0
+    max_fee_gwei: int = 200
     explorer: str = ""
     wallet: bytes | None = None
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
@@ -136,6 +137,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         decimals=_get(raw, "decimals", _whole(0, 18), 6),
         confirmations=_get(raw, "confirmations", _whole(1, 1000), 1 if network == "devnet" else 3),
         first_block=_get(raw, "first_block", _whole(0, 2**53), 0),
+        max_fee_gwei=_get(raw, "max_fee_gwei", _whole(1, 10**6), 200),
         explorer=_get(raw, "explorer", _url, ""),
         wallet=_get(raw, "wallet", _address, None),
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
