@@ -67,7 +67,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
+    (
+        "node.config",
+        "node.mail",
+        "node.artifacts",
+        "node.nosandbox",
+        "node.forgetting",
+        "node.atlas",
+        "node.standing",
+    ),
     ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
