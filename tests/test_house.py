@@ -69,7 +69,15 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.jobschema",),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
+    (
+        "node.config",
+        "node.mail",
+        "node.artifacts",
+        "node.nosandbox",
+        "node.forgetting",
+        "node.atlas",
+        "node.standing",
+    ),
     ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
