@@ -81,7 +81,8 @@ def placed(**changes: Any) -> Job:
         job(), gang=(AGREEMENT_ID,), attempts=(Attempt((AGREEMENT_ID,), run_s=1000),),
         checkpoint=artifact("/ckpt"),
     )  # fmt: skip
-    return replace(value, bid=replace(value.bid, value_of_time_per_hour=0), **changes)
+    bid = replace(value.bid, value_of_time_per_hour=0, max_duration_s=3000)
+    return replace(value, bid=bid, **changes)
 
 
 def cost(run_s: float, setup_s: float = 10) -> Cost:
@@ -106,6 +107,12 @@ def test_price_speed_and_what_is_lost_are_weighed() -> None:
 )
 def test_only_what_pays_for_itself_and_half_more(price: int, reason: Reason | None) -> None:
     assert why_leave(placed(), here(), NOW, demand(), cost(1000), price) is reason
+
+
+def test_a_guess_of_the_work_is_not_trusted_beyond_what_is_paid_for() -> None:
+    short = placed()
+    short = replace(short, bid=replace(short.bid, max_duration_s=300))
+    assert move_to(short, here(), demand(), cost(1000), 1800).remaining_here_s == 200
 
 
 def test_a_moved_job_rests_and_its_moves_are_counted() -> None:
