@@ -33,6 +33,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "extend": ("node.cli.jobs:extend", "Let a job take longer."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
+        "schema": ("node.cli.schema:schema", "Print the job file's JSON Schema."),
     },
     "Market": {
         "offers": ("node.cli.offers:offers", "List live offers."),
@@ -47,7 +48,10 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Node": {
         "up": ("node.cli.daemon:up", "Run a node."),
+        "devnet": ("node.cli.devnet:devnet", "Run a market of your own on this machine, to try."),
         "status": ("node.cli.reports:status", "Show the node."),
+        "doctor": ("node.cli.wellbeing:doctor", "Look over all of it; say what to fix."),
+        "completion": ("node.cli.schema:completion", "Print a shell's completions."),
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),
