@@ -37,6 +37,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     },
     "Market": {
         "offers": ("node.cli.offers:offers", "List live offers."),
+        "challenge": ("node.cli.bench:challenge", "Find out whether an offer does what it says."),
         "explain": ("node.cli.run:explain", "Say what the market has for a job file."),
     },
     "Money": {
