@@ -17,6 +17,7 @@ from market.terms import Artifact
 from node.adapters.oci import cgroups, disk, launch
 from node.ports import RunState, Workspace
 from tests.adapters.sandbox.harness import PATIENCE_S, Driver, ended, env
+from tests.adapters.sandbox.survivor import survive
 
 pytestmark = pytest.mark.sandbox
 
@@ -200,6 +201,18 @@ async def test_metered_seconds_agree_with_the_wall_over_restarts(driver: Driver)
     assert stopped.metered_s >= observed.metered_s
     await trio.sleep(0.2)
     assert await driver.again().observe(work_id) == stopped
+
+
+@pytest.mark.parametrize("each_driver", ["runc", "docker"], indirect=True)
+async def test_a_node_killed_at_random_moments_loses_no_second(
+    each_driver: Driver, tmp_path: Path
+) -> None:
+    """Three kills here; twenty in `./run bench sandbox`."""
+    survived = await survive(each_driver, 3, seed=len(each_driver.kind), folder=tmp_path)
+    assert (survived.exit_code, survived.starts, survived.backwards) == (9, 1, 0)
+    # The job's own clock starts and stops a little inside the container's.
+    assert survived.ran_s - 0.05 < survived.metered_s < survived.ran_s + 3
+    assert survived.drift_s < 0.25
 
 
 async def test_a_job_whose_shim_was_killed_ends(driver: Driver) -> None:
