@@ -35,9 +35,11 @@ from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
 from node.staging import Stager
+from node.standing import Standing
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
+from node.tunnels.egress import Egress
 from node.tunnels.enter import Entrance
 from node.tunnels.execute import PROTOCOL as EXEC
 from node.tunnels.execute import ExecutionServer
@@ -64,6 +66,8 @@ async def run_node(
     holdings = Holdings(keeper, ports.clock)
     artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
     atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
+    standing = Standing(ports.clock, keeper.notes)
+    keeper.witness = standing.witness
 
     def who_has(image: bytes) -> list[bytes]:
         heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
@@ -73,12 +77,18 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    shop = Shop(config, ports, keeper, images, lambda: atlas.here)
+    shop = Shop(
+        config, ports, keeper, images, lambda: atlas.here,
+        lambda: standing.reliability_ppm(config.wallet),
+    )  # fmt: skip
     provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
     bulletin = Bulletin(
-        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers
+        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
+        standing.reliability_ppm,
+    )  # fmt: skip
+    queue = Queue(
+        config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay, standing.paid_for
     )
-    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
     wishes = Wishes(ports, keeper, mail, bulletin, demands)
@@ -103,6 +113,7 @@ async def run_node(
         nursery.start_soon(bulletin.greet)
         nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
+        nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)

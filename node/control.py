@@ -14,6 +14,7 @@ import trio
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
+from node.desk.books import BooksDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.images import ImageDesk
@@ -60,6 +61,7 @@ class Control:
         self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
+        self.books = BooksDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.earning = EarningDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)

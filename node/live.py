@@ -17,12 +17,14 @@ from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.disk.logs import Logs
 from node.adapters.engine.driver import EngineSandbox
-from node.adapters.ethereum.chain import ChainConfig, open_chain
+from node.adapters.ethereum.chain import open_chain
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings
+from node.adapters.outside.tcp import TcpOutside
 from node.adapters.registry.client import open_registry
 from node.adapters.registry.settings import RegistrySettings
 from node.adapters.sqlite.journal import open_journal
@@ -91,6 +93,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             devices=devices,
             blobs=blobs,
             registry=registry,
+            outside=TcpOutside(),
             logs=Logs(data / "logs"),
             journal=journal,
             signer=signer,

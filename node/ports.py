@@ -17,6 +17,7 @@ from market.chainlog import EscrowEvent
 from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
 from market.image import Reference
+from market.reach import Target
 from market.signing import Domain
 from market.terms import Artifact, Manifest
 from market.units import UnixTime
@@ -197,6 +198,12 @@ class Chain(Protocol):
     async def account(self, wallet: bytes, operator: bytes) -> Account:
         """The ledger of one wallet, as of the newest block. Raises ChainError."""
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """What the operator may lock of the wallet's free balance now, in base units. ChainError.
+
+        Cheaper than `account`: a provider asks it of strangers.
+        """
+
     async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
         """All that ever happened to the wallet and its agreements, in chain order, up to now.
 
@@ -310,6 +317,24 @@ class Pipe(Protocol):
         """No more will be sent; the other end reads an end, and may go on talking."""
 
 
+class Listener(Protocol):
+    """Connections that a job makes to one of its own ports, which we hold."""
+
+    async def accept(self) -> AbstractAsyncContextManager[Pipe]:
+        """The next one. Raises SandboxError once there will be no more."""
+
+
+class Outside(Protocol):
+    """The network beyond this machine, as far as jobs may reach it."""
+
+    def connect(self, target: Target) -> AbstractAsyncContextManager[Pipe]:
+        """A TCP connection. A name is resolved here, and private addresses behind it refused; an
+        address written as such is taken as it is, since the owner wrote it.
+
+        Entering raises UnreachableError or RefusedError.
+        """
+
+
 class Execution(Protocol):
     """A program started in a running job, beside its own. Leaving its `async with` kills it."""
 
@@ -395,6 +420,12 @@ class Sandbox(Protocol):
         """A TCP connection to what listens on 127.0.0.1:`port` inside the job.
 
         Entering raises SandboxError if the job does not run or nothing listens there.
+        """
+
+    def listen(self, work_id: str, port: int) -> AbstractAsyncContextManager[Listener]:
+        """Take connections that the job makes to 127.0.0.1:`port`, inside it.
+
+        Entering raises SandboxError if the job does not run or the port is taken.
         """
 
     def execute(
@@ -616,6 +647,7 @@ class Ports:
     devices: Devices
     blobs: Blobs
     registry: Registry
+    outside: Outside
     logs: Logs
     journal: Journal
     signer: Signer

@@ -176,12 +176,10 @@ class Provider:
         asked_at, able = self._paying.get(who, (0.0, 0))
         if now - asked_at >= PAYING_S:
             try:
-                account = await self._ports.chain.account(*who)
+                able = await self._ports.chain.spendable(*who)
             except ChainError as problem:
                 log.info("a deposit was not looked at", problem=str(problem))
                 return True
-            valid = account.operator_expires_at_s > now
-            able = min(account.free, account.operator_allowance) if valid else 0
             self._paying.pop(who, None)
             self._paying[who] = (now, able)
             while len(self._paying) > PAYERS_MAX:

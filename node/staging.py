@@ -27,6 +27,7 @@ from node.artifacts import Artifacts, pull_all
 from node.images import Images
 from node.keeper import Happened, Keeper
 from node.ports import Clock, Ports, Workspace
+from node.tunnels.egress import egress_envs
 
 log = structlog.get_logger("provider")
 PROGRESS_S = 1.0  # between two words on how far it is
@@ -61,7 +62,8 @@ class Stager:
                 for sealed in a.secrets
             )
             units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            told = replace(manifest, envs=(*manifest.envs, *gang_envs(a.rank, a.num_nodes)))
+            more = (*gang_envs(a.rank, a.num_nodes), *egress_envs(manifest))
+            told = replace(manifest, envs=(*manifest.envs, *more))
             workspace = Workspace(a.id.hex(), told, units, secrets)
             await self._ports.sandbox.prepare(workspace)
         except UnreachableError as problem:

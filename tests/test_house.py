@@ -65,16 +65,21 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.agreement",),
     ("market.events", "market.duties", "market.job"),
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
+    ("market.jobschema",),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas"),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
+    ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
-    ("node.staging", "node.holdings", "node.tunnels", "node.tunnels.splice"),
+    ("node.holdings", "node.tunnels", "node.tunnels.splice"),
+    ("node.tunnels.connect",),
     ("node.tunnels.accept", "node.tunnels.execute"),
     ("node.tunnels.dial", "node.tunnels.enter"),
     ("node.demands", "node.shop"),
     ("node.queue", "node.requester", "node.wishes"),
+    ("node.tunnels.egress",),
+    ("node.staging",),
     ("node.provider",),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
@@ -82,6 +87,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.desk.images",
         "node.desk.market",
         "node.desk.money",
+        "node.desk.books",
         "node.desk.network",
         "node.desk.earning",
         "node.desk.series",
@@ -104,6 +110,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters.keystore.*",
         "node.adapters.system.*",
         "node.adapters.registry.*",
+        "node.adapters.outside.*",
     ),
     ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
@@ -174,7 +181,8 @@ LONG_FILES: dict[str, int] = {
     "node/adapters/oci/probe.py": 410,  # a list; its two sequels stand beside it
     "node/ports.py": 660,  # the waist: one page to read before any adapter
     "market/apply.py": 470,  # every event in one match: the only place where a phase changes
-    "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
+    "node/cli/settings.py": 440,  # a reader for each table of one file
+    "market/spec.py": 440,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
     "node/keeper.py": 410,  # the four beats and what may be told to it
     "market/book.py": 420,  # one structure, kept whole while it is measured

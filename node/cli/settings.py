@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market.errors import SpecError
+from market.limits import EGRESS_MAX
+from market.reach import parse_target
 from market.units import parse_duration_s, parse_money, parse_size_mib
 from node.cli.selling import AMOUNTS, ProviderSettings, UnitGroup, to_selling
 
@@ -31,6 +34,7 @@ _CHAINS: Final = {
     "custom": (0, ()),
 }
 DRIVERS: Final = ("oci", "engine")
+_HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -88,7 +92,10 @@ class Settings:
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
     web: tuple[str, int] | None = None
+    web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
+    web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
     password_file: Path | None = None
+    drain_s: int = 10
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
     registries: tuple[tuple[str, RegistryHost], ...] = ()
@@ -129,7 +136,10 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
         bootstrap=_get(raw, "bootstrap", _multiaddrs, ()),
         web=_get(raw, "web", _host_port, None),
+        web_wallets=_get(raw, "web_wallets", _addresses, ()),
+        web_hosts=_get(raw, "web_hosts", _hosts, ()),
         password_file=_get(raw, "password_file", _path, None),
+        drain_s=_get(raw, "drain", _span, 10),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
         registries=_get(raw, "registries", _registries, ()),
@@ -194,14 +204,23 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: {problem}", hint="it is TOML: key = value") from problem
 
 
-_TOP: Final = frozenset(field.name for field in fields(Settings))
+_TOP: Final = frozenset(field.name.removesuffix("_s") for field in fields(Settings))
 _NEEDED: Final = ("price_per_hour", "collateral_per_unit")
 _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
 _DURATIONS: Final = ("min_duration", "max_duration", "grace")
 _PROVIDER: Final = frozenset(
     (*AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
-) | {"cpu_cores", "geolocation", "policy", "placement", "preemptible", "units"}
+) | {
+    "cpu_cores",
+    "geolocation",
+    "policy",
+    "placement",
+    "preemptible",
+    "units",
+    "egress",
+    "egress_max",
+}
 
 
 def _provider(raw: Any) -> ProviderSettings:
@@ -222,6 +241,8 @@ def _provider(raw: Any) -> ProviderSettings:
         ("placement", "placement", _one_of(PLACEMENTS)),
         ("preemptible", "preemptible", _flag),
         ("units", "units", _units),
+        ("egress", "egress", _targets),
+        ("egress_max", "egress_mib_max", parse_size_mib),
     ]
     for key, name, read in readers:
         if key in table:
@@ -260,6 +281,12 @@ def _sandbox(raw: Any) -> SandboxSettings:
         instance=_get(table, "instance", _text, "node"),
         uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
     )
+
+
+def _targets(raw: Any) -> tuple[str, ...]:
+    if len(found := _texts(raw)) > EGRESS_MAX:
+        raise SettingsError(f"at most {EGRESS_MAX} targets")
+    return tuple(dict.fromkeys(str(parse_target(text)) for text in found))
 
 
 def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
@@ -341,6 +368,22 @@ def _path(value: Any) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def read_address(text: str) -> bytes:
+    """An address from the command line. Raises SettingsError."""
+    return _address(text)
+
+
+def _addresses(value: Any) -> tuple[bytes, ...]:
+    return tuple(map(_address, _texts(value)))
+
+
+def _hosts(value: Any) -> tuple[str, ...]:
+    for host in (hosts := _texts(value)):
+        if not _HOST.fullmatch(host):
+            raise SettingsError(f"{host!r} is not a host", hint='write it like "souk.example:443"')
+    return hosts
+
+
 def _address(value: Any) -> bytes:
     digits = value.removeprefix("0x") if isinstance(value, str) else ""
     if len(digits) != 40 or set(digits.lower()) - set("0123456789abcdef"):
@@ -367,6 +410,10 @@ def _mbps(value: Any) -> int:
     if kbps >= 2**32:
         raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
     return kbps
+
+
+def _span(value: Any) -> int:
+    return 0 if value in (0, "0", "0s") else parse_duration_s(value)
 
 
 def _flag(value: Any) -> bool:

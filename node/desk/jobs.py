@@ -162,6 +162,16 @@ class JobDesk:
         lines = await self._ports.journal.story(subject, 200)
         return [{"at": line.at, "kind": line.kind, "text": line.text} for line in lines]
 
+    async def images(self) -> list[dict[str, Any]]:
+        """The images of this node's jobs whose bytes are still here, the last used first."""
+        found: dict[bytes, dict[str, Any]] = {}
+        for job in sorted(self._keeper.jobs.values(), key=lambda job: -job.created_at_ms):
+            image = job.manifest.image
+            if image.hash not in found and await self._ports.blobs.size(image.hash) is not None:
+                name = image.path or image.hash.hex()[:12]
+                found[image.hash] = {"name": name, "built": False, **artifact_row(image)}
+        return list(found.values())
+
     def results(self, name: str) -> tuple[Artifact, ...]:
         """What a finished job left. NotFoundError."""
         return self.job(name).results

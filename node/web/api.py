@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from market.errors import MarketError
 from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
+from node.web.routes.drafts import draft_routes
 from node.web.routes.images import image_routes
 from node.web.routes.jobs import job_routes
 from node.web.routes.market import market_routes
@@ -49,6 +50,7 @@ def make_app(control: Control, sessions: Sessions, images: Path | None = None) -
         app.include_router(routes(control))
     app.include_router(blob_routes(control.ports.blobs))
     app.include_router(session_routes(control, sessions))
+    app.include_router(draft_routes(control, images))
     _add_problems(app)
     return app
 

@@ -28,18 +28,28 @@ from market.escrow import (
     Closed,
     CloseSigned,
     Closing,
+    Extend,
+    Extended,
     Finalize,
     Open,
     Opened,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
     Slash,
     Slashed,
 )
-from market.signing import agreement_id, heartbeat_digest, settlement_digest, voucher_digest
+from market.signing import (
+    agreement_id,
+    extension_digest,
+    heartbeat_digest,
+    settlement_digest,
+    voucher_digest,
+)
 from market.terms import (
     NOBODY,
+    Extension,
     Heartbeat,
     Money,
     Parties,
@@ -178,11 +188,23 @@ async def test_opening_locks_deposit_bond_stake_and_units(world: ChainWorld) -> 
     (opened,) = await world.story(terms, Opened)
     assert isinstance(opened, Opened)
     assert abs(opened.at_s - await world.now()) < 30
+    said = (opened.requester, opened.provider, opened.deposit, opened.collateral)
+    assert said == (world.requester.wallet, world.provider.wallet, DEPOSIT, COLLATERAL)
     requester, provider = await world.requester.account(), await world.provider.account()
     assert requester.free == FUNDS - DEPOSIT - BOND
     assert (provider.free, provider.stake) == (FUNDS - STAKE, STAKE - COLLATERAL)
     assert (provider.locked, provider.units) == (COLLATERAL, 0b101 | 1 << 255)
     assert (requester.locked, requester.units) == (0, 0)
+
+
+async def test_what_an_operator_may_lock_of_a_wallet(world: ChainWorld) -> None:
+    mine, other = world.requester, world.provider
+    ask = mine.chain.spendable
+    assert await ask(mine.wallet, mine.signer.operator) == FUNDS
+    assert await ask(mine.wallet, other.signer.operator) == 0, "it was never authorised"
+    assert await ask(mine.wallet, mine.wallet) == FUNDS, "the wallet itself needs no allowance"
+    await world.opened()
+    assert await ask(mine.wallet, mine.signer.operator) == FUNDS - DEPOSIT - BOND
 
 
 async def test_what_is_locked_is_added_up_over_agreements(world: ChainWorld) -> None:
@@ -275,9 +297,9 @@ async def test_the_last_voucher_settles_at_once(world: ChainWorld) -> None:
     assert await refused(world.requester, settle) == "Escrow_NotParty"
     tx = await world.provider.chain.submit(settle)
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closed"]
+    assert names(facts) == ["Opened", "Claimed", "Closed"]
     paid = 50 * PER_SECOND
-    assert facts[1] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
+    assert facts[2] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
     assert (await world.requester.account()).free == FUNDS - paid
     provider = await world.provider.account()
     assert (provider.free, provider.stake) == (FUNDS - STAKE + paid, STAKE)
@@ -324,7 +346,7 @@ async def test_the_requester_ends_it_and_the_provider_brings_its_voucher(
     assert await refused(world.requester, Finalize(terms)) == "Escrow_TooEarly"
     await world.provider.chain.submit(Settle(terms, *world.voucher(terms, 9 * PER_SECOND)))
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closing", "Closed"]
+    assert names(facts) == ["Opened", "Closing", "Claimed", "Closed"]
     closing = facts[1]
     assert isinstance(closing, Closing)
     assert closing.by == world.requester.wallet
@@ -475,3 +497,46 @@ async def test_many_at_once(world: ChainWorld) -> None:
         for order in orders:
             nursery.start_soon(world.requester.chain.submit, order)
     assert (await world.provider.account()).units == 2**20 - 1
+
+
+# Gangs and longer agreements.
+
+
+async def test_a_gang_opens_whole_in_one_transaction(world: ChainWorld) -> None:
+    gang = [await world.terms(units=0b01), await world.terms(units=0b10)]
+    tx = await world.requester.chain.submit(OpenMany(tuple(map(world.opening, gang))))
+    opened = [(await world.story(terms, Opened))[0] for terms in gang]
+    assert [fact.tx for fact in opened if isinstance(fact, Opened)] == [tx, tx]
+    assert (await world.requester.account()).free == FUNDS - 2 * (DEPOSIT + BOND)
+    assert (await world.provider.account()).units == 0b11
+
+
+async def test_a_gang_of_which_one_cannot_be_opened_opens_nothing(world: ChainWorld) -> None:
+    gang = [await world.terms(units=0b01), await world.terms(units=0b11)]
+    order = OpenMany(tuple(map(world.opening, gang)))
+    assert await refused(world.requester, order) == "Escrow_UnitsTaken"
+    assert (await world.requester.account()).free == FUNDS
+    assert (await world.provider.account()).units == 0
+
+
+async def test_both_make_it_longer_and_its_deposit_larger(world: ChainWorld) -> None:
+    terms = await world.opened()
+    more = Extension(world.id(terms), 100 * PER_SECOND, 100)
+    agreed = world.provider.signer.sign_digest(
+        extension_digest(more, world.requester.chain.info.domain)
+    )
+    forged = Extend(terms, more, b"", world.requester.signer.sign_digest(bytes(32)))
+    assert await refused(world.requester, forged) == "Escrow_BadSignature"
+    tx = await world.requester.chain.submit(Extend(terms, more, b"", agreed))
+    facts = await world.story(terms, Extended)
+    assert facts[-1] == Extended(world.id(terms), 100 * PER_SECOND, 100, tx)
+    assert (await world.requester.account()).free == FUNDS - DEPOSIT - BOND - 100 * PER_SECOND
+    again = Extend(terms, more, b"", agreed)
+    assert await refused(world.requester, again) != "", "nothing would be added"
+    await world.pass_time(DURATION_S + 60)
+    paid = (DURATION_S + 50) * PER_SECOND
+    settle = Settle(terms, *world.voucher(terms, paid, last=True))
+    await world.provider.chain.submit(settle)
+    closed = (await world.story(terms, Closed))[-1]
+    assert isinstance(closed, Closed)
+    assert (closed.paid, closed.refunded) == (paid, 50 * PER_SECOND)

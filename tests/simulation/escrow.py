@@ -264,7 +264,17 @@ class Ledger:
         self.stake[parties.provider] = self.stake.get(parties.provider, 0) - money.collateral
         grace = self._at + terms.timing.start_grace_s
         self.live[id_] = OnChain(terms, Status.OPEN, self._at, grace)
-        self._say(Opened(id_, self._at, self._tx))
+        self._say(
+            Opened(
+                id_,
+                self._at,
+                self._tx,
+                parties.requester,
+                parties.provider,
+                money.deposit,
+                money.collateral,
+            )
+        )
 
     def _extend(self, id_: bytes, order: Extend) -> None:
         one, extension = self._in(id_, Status.OPEN), order.extension

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field, replace
 import trio
 from trio._core import _run
 
-from market.agreement import Role
+from market.agreement import Agreement, Role
+from market.codec import decode
 from market.job import Job
+from market.limits import RECORD_BYTES_MAX
 from market.terms import Artifact
 from node.app import run_node
 from node.config import Config, Selling, devnet_rules
@@ -27,6 +29,7 @@ from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
+from tests.simulation.outside import SimOutside
 from tests.simulation.registry import SimRegistry
 from tests.simulation.sandbox import SimSandbox
 
@@ -76,6 +79,7 @@ class Machine:
             devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
             registry=self.world.registry,
+            outside=SimOutside(),
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,
@@ -104,6 +108,13 @@ class Machine:
         """The whole machine: its jobs die too."""
         await self.crash()
         self.sandbox.power_cut()
+
+    def journal_agreements(self) -> list[Agreement]:
+        """Every agreement in its journal, whether or not its node runs."""
+        return [
+            decode(Agreement, data, size_max=RECORD_BYTES_MAX)
+            for data in self.journal.table("agreement")
+        ]
 
     @property
     def up(self) -> bool:

@@ -131,7 +131,7 @@ def fact(said: EscrowEvent) -> ChainFact | None:
     at, tx = said.place.at_s, said.place.tx
     match said:
         case OpenedAgreement(id=id_):
-            return Opened(id_, at, tx)
+            return Opened(id_, at, tx, said.requester, said.provider, said.deposit, said.collateral)
         case ExtendedAgreement(id=id_, extra_deposit=deposit, extra_duration=longer_s):
             return Extended(id_, deposit, longer_s, tx)
         case ClaimedPayment(id=id_, paid=paid):

@@ -39,7 +39,7 @@ export default function Network() {
       <${Tile} name="Invalid">${share(c.invalid)} <small>${count(c.invalid)}</small><//>
     <//>
     <${Panel} flush title=${plural(data.peers.length, 'peer')}>${data.peers.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Peers"><table><thead><tr><th>Peer</th><th>Address</th><th>Direction</th><th class="num">Round trip</th><th class="num">Offers</th><th class="num">Score</th><th class="num">Connected</th></tr></thead>
-      <tbody>${data.peers.map((peer) => html`<tr key=${peer.peer}><td><code title=${peer.peer}>${short(peer.peer, 8, 6)}</code></td><td class="small">${peer.address}</td><td>${peer.outbound ? 'we dialled' : 'it dialled'}</td>
+      <tbody>${data.peers.map((peer) => html`<tr key=${peer.peer}><td><code class="nowrap" title=${peer.peer}>${short(peer.peer, 8, 6)}</code></td><td class="small" title=${peer.address}>${peer.address.split('/p2p/')[0]}</td><td><span class="nowrap">${peer.outbound ? 'we dialled' : 'it dialled'}</span></td>
         <td class="num">${peer.rtt_ms === null ? html`<span class="soft">not measured yet</span>` : `${peer.rtt_ms < 10 ? peer.rtt_ms.toFixed(1) : Math.round(peer.rtt_ms)} ms`}</td><td class="num">${peer.offers}</td>
         <td class="num">${peer.strikes > 0 ? html`<span class="chip warn">${peer.strikes} strikes</span>` : html`<span class="chip good">clean</span>`}</td><td class="num">${span(now - peer.since)}</td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title="No peer is connected"><p>Give the node one to start from: <code>bootstrap = ["/ip4/…/p2p/…"]</code> in its configuration, or <code>souk up --bootstrap</code>.</p><//>`}<//>
