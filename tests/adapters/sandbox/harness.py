@@ -165,7 +165,8 @@ def engine(kind: str, folder: Path) -> Iterator[Path]:
     if kind == "docker":
         command = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
                    "-H", f"unix://{socket}", "--pidfile", f"{folder}/pid", "--iptables=false",
-                   "--ip6tables=false", "--bridge=none"]  # fmt: skip
+                   "--ip6tables=false", "--bridge=none",
+                   "--add-runtime", f"liar={folder}/liar"]  # fmt: skip
     else:
         command = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run",
                    "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
