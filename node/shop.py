@@ -7,7 +7,7 @@ Prices, policy and opening hours may change while the node runs (`reconfigure`, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -103,6 +103,7 @@ class Shop:
         self._standing = standing
         self.selling = config.selling
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
+        self.closing = False  # this process is about to end; the next one opens as before
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
         self._images = images
         self._certifier = certifier
@@ -153,7 +154,8 @@ class Shop:
     def sells(self) -> bool:
         """Whether demands are answered now."""
         examined = self.checks is not None and not self.unfit
-        return self.selling is not None and self.mode is Mode.OPEN and examined
+        open_now = self.mode is Mode.OPEN and not self.closing
+        return self.selling is not None and open_now and examined
 
     @property
     def drained(self) -> bool:
@@ -270,7 +272,7 @@ class Shop:
             Running(
                 agreement=a.id,
                 requester=a.terms.parties.requester,
-                units=kind.local(a.terms.units),
+                units=kind.local(units),
                 started_at=UnixTime(a.opened_at_s or a.created_at_ms / 1000),
                 ends_at=_ends_at(a, now),
                 price_per_hour=a.terms.money.price_per_hour,
@@ -279,8 +281,8 @@ class Shop:
                 and made_way.get(a.job_id, 0) < PREEMPTED_MAX,
                 grace_s=a.grace_s,
             )
-            for a in mine
-            if not a.ended and a.terms.units & kind.mask
+            for a, units in _apart(a for a in mine if not a.ended)
+            if units & kind.mask
         )  # fmt: skip
         spans = (
             (a.terms.parties.requester, (a.terms.units & kind.mask).bit_count(),
@@ -331,6 +333,17 @@ class Shop:
         before, now_ms = self.start_up_ms, max(1.0, seconds * 1000)
         self.start_up_ms = int(before + SMOOTHING * (now_ms - before))
         await self._keeper.post(Noted(START_NOTE, self.start_up_ms.to_bytes(8, "big")))
+
+
+def _apart(agreements: Iterable[Agreement]) -> Iterator[tuple[Agreement, int]]:
+    """Each agreement with the units that none before it has, those that have money bound first.
+
+    They overlap only where terms were opened after their hold: see `Keeper.taken_units`.
+    """
+    taken = 0
+    for a in sorted(agreements, key=lambda a: (not a.opened_at_s, a.created_at_ms, a.id)):
+        yield a, a.terms.units & ~taken
+        taken |= a.terms.units
 
 
 def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:

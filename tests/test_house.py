@@ -66,6 +66,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.agreement",),
     ("market.events", "market.duties", "market.job"),
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
+    ("market.jobschema",),
     # node, one running node
     ("node", "node.ports"),
     ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
@@ -181,12 +182,13 @@ FILE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
-    "node/ports.py": 720,  # the waist: one page to read before any adapter
+    "node/adapters/oci/probe.py": 410,  # a list; its two sequels stand beside it
+    "node/ports.py": 740,  # the waist: one page to read before any adapter
     "market/apply.py": 470,  # every event in one match: the only place where a phase changes
-    "node/cli/settings.py": 440,  # a reader for each table of one file
+    "node/cli/settings.py": 460,  # a reader for each table of one file
     "market/spec.py": 440,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
-    "node/keeper.py": 410,  # the four beats and what may be told to it
+    "node/keeper.py": 420,  # the four beats and what may be told to it
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/adapters/oci/driver.py": 430,  # the port's methods, each short
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours

@@ -95,6 +95,7 @@ class Settings:
     web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
     web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
     password_file: Path | None = None
+    drain_s: int = 10
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
     registries: tuple[tuple[str, RegistryHost], ...] = ()
@@ -138,6 +139,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         web_wallets=_get(raw, "web_wallets", _addresses, ()),
         web_hosts=_get(raw, "web_hosts", _hosts, ()),
         password_file=_get(raw, "password_file", _path, None),
+        drain_s=_get(raw, "drain", _span, 10),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
         registries=_get(raw, "registries", _registries, ()),
@@ -202,7 +204,7 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: {problem}", hint="it is TOML: key = value") from problem
 
 
-_TOP: Final = frozenset(field.name for field in fields(Settings))
+_TOP: Final = frozenset(field.name.removesuffix("_s") for field in fields(Settings))
 _NEEDED: Final = ("price_per_hour", "collateral_per_unit")
 _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
@@ -408,6 +410,10 @@ def _mbps(value: Any) -> int:
     if kbps >= 2**32:
         raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
     return kbps
+
+
+def _span(value: Any) -> int:
+    return 0 if value in (0, "0", "0s") else parse_duration_s(value)
 
 
 def _flag(value: Any) -> bool:

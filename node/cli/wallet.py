@@ -240,10 +240,8 @@ def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
         return 0
     if locking is None:
         say(f"{path} is not locked: right for a local chain's play money, and for nothing else")
-    say(
-        f"kept in {path}; back it up, and its password. "
-        f"Name it in {common.config or config_path()}:"
-    )
+    say(f"kept in {path}; back it up, and its password")
+    say(f"name it in {common.config or config_path()}:")
     write_lines([f'wallet = "0x{address.hex()}"'])
     return 0
 

@@ -10,7 +10,7 @@ from market.errors import ChainError
 from market.ledger import ledger_of
 from market.signing import Domain
 from node.adapters.ethereum.answers import AnswerError, number, raw
-from node.adapters.ethereum.contract import artifact
+from node.adapters.ethereum.deployment import check_code
 from node.adapters.ethereum.history import History
 from node.adapters.ethereum.provider import Contracts
 from node.adapters.ethereum.rpc import Rpc, RpcError
@@ -95,28 +95,4 @@ class Views:
     async def _check_code(self) -> None:
         escrow = AsyncWeb3.to_checksum_address(self._config.escrow)
         code = await self._rpc.ask("eth_getCode", escrow, "latest", read=raw)
-        if not code:
-            raise ChainError(
-                f"there is no contract at 0x{self._config.escrow.hex()} "
-                f"on chain {self._config.chain_id}",
-                hint="check escrow in the configuration",
-            )
-        if not _is_ours(code):
-            raise ChainError(
-                "the contract there is not this version's escrow",
-                hint="check escrow, or use the version of souk that it was deployed with",
-            )
-
-
-def _is_ours(code: bytes) -> bool:
-    """Byte for byte the committed build, except where the constructor wrote its arguments."""
-    built = artifact("Escrow")
-    expected = bytearray.fromhex(built["deployedBytecode"].removeprefix("0x"))
-    found = bytearray(code)
-    if len(found) != len(expected):
-        return False
-    for places in built["immutableReferences"].values():
-        for place in places:
-            start, end = place["start"], place["start"] + place["length"]
-            found[start:end] = expected[start:end]
-    return found == expected
+        check_code("Escrow", code, self._config.escrow, self._config.chain_id)
