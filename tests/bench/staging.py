@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import trio
 from libp2p.custom_types import TProtocol
@@ -58,10 +58,16 @@ async def rows(data: Path) -> list[Row]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:  # noqa: ASYNC220
             assert other.stdout is not None
             try:
-                told = json.loads(await trio.to_thread.run_sync(other.stdout.readline))
+                told = await trio.to_thread.run_sync(_told, other.stdout)
                 return await _measure(folder / "here", told)
             finally:
                 other.kill()
+
+
+def _told(lines: IO[str]) -> dict[str, Any]:
+    """The first line that is no log line."""
+    found: dict[str, Any] = json.loads(next(line for line in lines if line.startswith("{")))
+    return found
 
 
 async def _measure(folder: Path, told: dict[str, Any]) -> list[Row]:
