@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +15,10 @@ from typing import Any
 
 import trio
 
-from node.adapters.ethereum.devnet import Devnet, run_devnet
-from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.devnet import Devnet
 from node.adapters.oci.base_image import build_base_image
-from scripts.demo import ROOT, Node, _toml, fund, scrub, until_offers, until_ready
+from node.cli.town import Member, open_town
+from scripts.demo import ROOT, until_offers
 from tests.adapters.registry.server import Registry
 
 PATIENCE_S = 60.0
@@ -30,12 +29,11 @@ class Stage:
     """Everything that is up."""
 
     home: Path
-    devnet: Devnet
     registry: Registry
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, Member] = field(default_factory=dict)
 
     @property
-    def requester(self) -> Node:
+    def requester(self) -> Member:
         return self.nodes["requester"]
 
     def souk(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -100,38 +98,34 @@ def fill(registry: Registry, archive: Path, name: str) -> bytes:
     return registry.put(name, "1", manifest, *blobs)
 
 
+@dataclass
+class Configured(Member):
+    """A node with more in its configuration: TOML by its place, `provider` or `end`."""
+
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def toml(self, devnet: Devnet, bootstrap: Sequence[str]) -> str:
+        text = super().toml(devnet, bootstrap)
+        text = text.replace("[provider]", f"[provider]\n{self.extra.get('provider', '')}")
+        return f"{text}\n{self.extra.get('end', '')}\n"
+
+
 @asynccontextmanager
 async def open_stage(
     home: Path, registry: Registry, providers: int, extra: dict[str, str]
 ) -> AsyncIterator[Stage]:
-    """Providers one to n and a requester, all in contact; whatever happens, all is removed.
-
-    `extra` is TOML by the table it belongs to: `top`, `provider` or `end`.
-    """
+    """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
-    names = [f"provider-{number}" for number in range(1, providers + 1)] + ["requester"]
-    async with run_devnet() as devnet, Rpc((devnet.url,)) as rpc:
-        stage = Stage(home, devnet, registry, {name: Node(name, home / name) for name in names})
-        try:
-            bootstrap = ""
-            for index, (name, node) in enumerate(stage.nodes.items()):
-                (node.home / "data").mkdir(parents=True)
-                sells = name != "requester"
-                await fund(node, devnet, rpc, index + 1, provider=sells)
-                text = _toml(node, devnet, bootstrap, "18.00" if sells else None)
-                text = text.replace("/sandbox", "/sandbox").replace("demo-", f"svc{os.getpid()}-")
-                text = text.replace("[provider]", f"[provider]\n{extra.get('provider', '')}")
-                node.config.write_text(f"{text}\n{extra.get('end', '')}\n")
-                node.start()
-                status = await until_ready(node)
-                bootstrap = bootstrap or f'"{status["addresses"][0]}"'
-            await until_offers(stage.requester, providers)
-            yield stage
-        finally:
-            with trio.CancelScope(shield=True):
-                for node in stage.nodes.values():
-                    await trio.to_thread.run_sync(node.kill, signal.SIGTERM)
-                await scrub([node for node in stage.nodes.values() if node.config.exists()])
+    instance = f"svc{os.getpid()}"
+    members = [
+        Configured(f"provider-{number}", home / f"provider-{number}", "18.00", instance,
+                   extra=extra)
+        for number in range(1, providers + 1)
+    ]  # fmt: skip
+    members.append(Configured("requester", home / "requester", extra=extra))
+    async with open_town(members, lambda _: None) as town:
+        await until_offers(town.requester, providers)
+        yield Stage(home, registry, {member.name: member for member in members})
 
 
 def _image(home: Path, registry: Registry) -> None:
