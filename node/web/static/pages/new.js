@@ -58,7 +58,7 @@ export default function New() {
   return html`<div class="head"><div class="grow"><h1>New job</h1><p>The form and the file are the same thing; the command line takes the file too.</p></div>
       <${Copy} text=${command(text, read?.plan)} label="Copy as command" /></div>
     <div class="stack"><${Trouble} problem=${problem} />
-      <div class="two"><${Form} spec=${spec} set=${set} files=${files} text=${text} change=${change} redraw=${redraw} />
+      <div class="two" key="draft"><${Form} spec=${spec} set=${set} files=${files} text=${text} change=${change} redraw=${redraw} />
         <div class="stack"><${File_} text=${text} change=${change} read=${read} /><${Estimate} plan=${read?.plan} /></div></div>
       <${Ranking} plan=${read?.plan} />
       <${Run} key="run" text=${text} read=${read} files=${files} secrets=${secrets} redraw=${redraw} />
