@@ -50,6 +50,7 @@ from market.events import (
     ResultsPulled,
     Scrubbed,
     Staged,
+    Staging,
     StopAsked,
     Ticked,
 )
@@ -82,7 +83,9 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_chain(agreement, event, now)
         case Accepted() | Acknowledged() | Released() | StopAsked() | OrderRefused():
             after = _on_bargain(agreement, event, now)
-        case Staged() | Broke() | Looked() | Halted() | CheckpointTaken() | Collected():
+        case Staging() | Staged():
+            after = _on_staging(agreement, event)
+        case Broke() | Looked() | Halted() | CheckpointTaken() | Collected():
             after = _on_work(agreement, event, now)
         case BeatMade() | BeatTaken() | BeatHeard() | ContactFailed():
             after = _on_beat(agreement, event, now)
@@ -122,6 +125,17 @@ def _on_fetched(a: Agreement, event: CheckpointPulled | LogPulled | ResultsPulle
             assert_never(event)
 
 
+def _on_staging(a: Agreement, event: Staging | Staged) -> Agreement:
+    assert a.role is Role.PROVIDER, "only the provider's side knows the work itself"
+    if isinstance(event, Staged):
+        return replace(a, staged=True)
+    waits = a.report.work in (WorkState.WAITING, WorkState.STAGING)
+    if a.staged or a.ending is not Ending.NONE or not waits:
+        return a
+    report = replace(a.report, work=WorkState.STAGING, reason=clip(event.progress))
+    return replace(a, report=report)
+
+
 def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
     late = a.ended and isinstance(fact, Challenged | Closing | Closed)
     if late or (not a.opened_at_s and not isinstance(fact, Opened)):
@@ -146,8 +160,6 @@ def _on_chain(a: Agreement, fact: ChainFact, now: UnixTime) -> Agreement:
         case Answered():
             return replace(a, challenge_nonce=0, challenge_deadline_s=0, answered=True)
         case Closing(by=by, deadline_s=deadline_s):
-            if a.ended:
-                return a
             by_provider = by == a.terms.parties.provider
             return replace(
                 _closing(a, now, Ending.WITHDRAWN if by_provider else Ending.CANCELLED),
@@ -228,13 +240,11 @@ def _on_extension(
 
 def _on_work(
     a: Agreement,
-    event: Staged | Broke | Looked | Halted | CheckpointTaken | Collected,
+    event: Broke | Looked | Halted | CheckpointTaken | Collected,
     now: UnixTime,
 ) -> Agreement:
     assert a.role is Role.PROVIDER, "only the provider's side knows the work itself"
     match event:
-        case Staged():
-            return replace(a, staged=True)
         case Broke(reason):
             if a.report.work in NO_MORE_WORK:
                 return a
@@ -358,7 +368,11 @@ def _on_time(a: Agreement, now: UnixTime) -> Agreement:
                 return _void(a, "it was not funded in time", now)
             return a
         case Phase.RUNNING:
-            return _provider_time(a, now) if a.role is Role.PROVIDER else _requester_time(a, now)
+            if a.role is Role.REQUESTER:
+                return _requester_time(a, now)
+            after = _provider_time(a, now)
+            # What ends with nothing left to halt may close at once.
+            return after if after.ending is a.ending else _provider_time(after, now)
         case _:
             return a
 

@@ -1,8 +1,8 @@
 """Chainlog: the escrow's events as values, field by field as the contract emits them.
 
 `market/escrow.py` has what an agreement lives by; this is everything, for whoever keeps books.
-Amounts are base units, times Unix seconds, addresses 20 bytes, ids 32. Names and order of the
-fields are the contract's (contracts/src/IEscrow.sol), in our spelling.
+Amounts are base units, times Unix seconds, addresses 20 bytes, ids 32. Names of the fields
+are the contract's (contracts/src/IEscrow.sol), in our spelling.
 """
 
 from __future__ import annotations
@@ -109,7 +109,10 @@ class AllowanceUsed:
 
 @dataclass(frozen=True, slots=True)
 class OpenedAgreement:
-    """Deposit and bond (requester), collateral and units (provider) are locked until `end`."""
+    """Deposit and bond (requester), collateral and units (provider) are locked.
+
+    The provider can be challenged from `challenge_from` on, and be held to it until before `end`.
+    """
 
     place: Place
     id: bytes
@@ -120,8 +123,9 @@ class OpenedAgreement:
     collateral: int
     bond: int
     units: int
+    opened_at: int
+    challenge_from: int
     end: int
-    job: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +218,9 @@ class StakeSlashed:
 
 @dataclass(frozen=True, slots=True)
 class ClosedAgreement:
-    """The end: `refunded` and a bond still locked to the requester, the rest of the collateral to
-    the provider's stake, units free.
+    """The end: `paid` in total, some of it perhaps just now, without a `ClaimedPayment`; `refunded`
+    and a bond still locked to the requester, the rest of the collateral to the provider's stake,
+    units free.
     """
 
     place: Place

@@ -14,7 +14,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, Final, TypeVar, Union
 
 import msgpack
 
@@ -134,9 +134,17 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(item) for item in value]
         case _ if dataclasses.is_dataclass(value):
-            names = sorted(field.name for field in dataclasses.fields(value))
-            return {name: _plain(getattr(value, name)) for name in names}
+            return {name: _plain(getattr(value, name)) for name in _names(type(value))}
     raise AssertionError(f"{type(value).__name__} does not travel")
+
+
+def _names(kind: type[Any]) -> tuple[str, ...]:
+    if kind not in _NAMES:
+        _NAMES[kind] = tuple(sorted(field.name for field in dataclasses.fields(kind)))
+    return _NAMES[kind]
+
+
+_NAMES: Final[dict[type[Any], tuple[str, ...]]] = {}  # one entry a kind of value
 
 
 def _unwrap(kind: Any) -> tuple[Any, Between | Count | None]:

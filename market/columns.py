@@ -14,8 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-# The integer columns. First those where more is better, then those where less is. What a row costs
-# stands together (PRICED), so that it is read in one piece, and of the fitting rows only.
+# A row has 116 bytes, of which about 40 are hot: the columns that every query filters by (free
+# units, model, price, the two durations, expiry) and those of its own constraints. First come those
+# where more is better, then those where less is. What a row costs stands together (PRICED), so that
+# it is read in one piece, and of the fitting rows only.
 FREE, VRAM, CUDA, CPUS, MEMORY, DISK, MAX_DURATION, EXPIRES = range(8)
 RELIABILITY, SCORE, UP, DOWN = range(8, 12)
 QUEUE, START_UP, MIN_DURATION = range(12, 15)
@@ -28,7 +30,7 @@ _LESS: Final = 15  # from _MORE to this one: less is better
 ORIGIN: Final = 2**31  # X and Y are stored from here, so that they are never negative
 
 # Bits of FLAGS, each set where it is good for the demand, so that a zone is their union.
-VERIFIED, REAL, STEADY = 1, 2, 4
+VERIFIED, REAL, STEADY, EGRESS = 1, 2, 4, 8
 
 BLOCK: Final = 256  # rows: 256 cost little to scan, and 4,000 zones of them little to look through
 

@@ -31,6 +31,7 @@ class Constraint(Enum):
     RELIABILITY = "reliability"
     VERIFIED = "verified"
     REAL = "real"
+    EGRESS = "egress"
     PREEMPTIBLE = "preemptible"
     DURATION = "duration"
     SPEED = "speed"
@@ -108,6 +109,7 @@ def _checks(
         ),
         c.VERIFIED: (want.verified and not offer.verified, "nobody has verified it"),
         c.REAL: (want.real and offer.declared, "its units were declared, not found by a driver"),
+        c.EGRESS: (bool(want.egress) and not offer.egress, "it sells no way out of the job"),
         c.PREEMPTIBLE: (
             offer.preemptible and not demand.preemptible,
             "it may take its units back and the job cannot be preempted",
@@ -132,3 +134,12 @@ def _checks(
             "it asks more than the price cap",
         ),
     }
+
+
+def lacking(demand: Demand, offer: Offer) -> tuple[str, ...]:
+    """The targets that the job must reach and the offer does not sell.
+
+    The book knows only whether an offer sells any: providers and requesters ask here as well,
+    before they quote and before they accept.
+    """
+    return tuple(sorted(set(demand.requirements.egress) - set(offer.egress)))

@@ -8,6 +8,7 @@ Lengths are microseconds of round trip. Values in, values out, the same on every
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from market.terms import Coordinate
 from market.units import PPM
@@ -18,6 +19,30 @@ HEIGHT_MAX_US = 2_000_000
 RTT_MAX_US = 10_000_000  # a slower "round trip" was a stall, and teaches nothing
 REACH_US = 1_000_000  # nobody is a second of light away; bounds what a liar can do
 STEP_MAX_US = 50_000  # one sample moves a node so far at most, however wrong its author
+
+
+OUTLIER = 4.0  # a sample so many times as wrong as the median one is a lie or a stall ...
+OUTLIER_US = 20_000  # ... unless it is wrong by less than jitter
+VOTES_MIN = 5  # with fewer peers nobody is in the minority
+
+
+def believable(coordinate: Coordinate) -> bool:
+    """Whether an honest node can be there: `update` never leaves these bounds."""
+    far = max(abs(coordinate.x_us), abs(coordinate.y_us))
+    return far <= REACH_US and coordinate.height_us <= HEIGHT_MAX_US
+
+
+def outliers(errors_us: Mapping[bytes, int]) -> frozenset[bytes]:
+    """Which peers' samples disagree with the map far more than the median one.
+
+    By peer, the distance between prediction and measurement. A node that moves itself finds all
+    samples wrong, and none an outlier.
+    """
+    if len(errors_us) < VOTES_MIN:
+        return frozenset()
+    median = sorted(errors_us.values())[len(errors_us) // 2]
+    bound = max(OUTLIER_US, OUTLIER * median)
+    return frozenset(peer for peer, error_us in errors_us.items() if error_us > bound)
 
 
 def known(coordinate: Coordinate) -> bool:

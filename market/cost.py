@@ -115,15 +115,25 @@ def charge(
 ) -> Parts:
     """The formula of DESIGN section 5. Every argument makes the cost no smaller as it gets worse.
 
-    rate: base units per second, price of a unit-hour times units / 3600 (offer, terms).
-    speed: multiple of the reference GPU, all units together (data sheet, certificate).
-    wait_s: queue before it can start (offer, quote). start_up_s: container start (offer).
-    in_kbit over down_kbps, outputs over up_kbps: transfer (demand; offer's measured bandwidth).
-    failure: the chance, 0 to 1, that the provider fails this agreement (1 - reliability).
-    rtt_us: round trip (measured, else from coordinates), paid RTT_TURNS times.
+    What enters it, with its unit and its source:
+    - `work_s`, s on one reference GPU: the requester's `estimate_s`, else from `max_duration_s`.
+    - `speed`, multiple of the reference GPU, all units together: the throughput table's row for the
+      kind of work and the GPU model, lowered by the offer's certificate; the certificate alone for
+      a model that the table does not know (`throughput.rating`).
+    - `rate`, base units per s: price of a unit-hour (offer, or terms) times units / 3600.
+    - `value_per_s`, base units per s of waiting: the demand's `value_of_time_per_hour`.
+    - `wait_s`, s in the queue before it can start: the offer, or the quote.
+    - `in_kbit` over `down_kbps`, `out_kbit` over `up_kbps`: inputs and an image that is not cached
+      there (demand) over the offer's measured bandwidth; results back the same way.
+    - `start_up_s`, s: how long a container takes to start there, as measured (offer).
+    - `rtt_us`, us: measured, else from Vivaldi coordinates; paid RTT_TURNS times.
+    - `failure`, 0 to 1: the chance that the provider fails this agreement, 1 - its reliability.
 
-    A failure loses half a checkpoint interval of work on average (half the run without
-    checkpoints), which is paid and waited for again, and a restart, which is waited for.
+    What comes out, all in base units:
+    - `price` = rate * run_s: what is paid to the provider.
+    - `waiting` = value_per_s * (wait_s + set-up + run_s): what the time until the results costs.
+    - `risk` = failure * (lost work, paid and waited for again, + the set-up, waited for again). On
+      average half a checkpoint interval is lost, half the run without checkpoints.
     """
     run_s = weights.work_s / speed
     transfer_s = in_kbit / down_kbps + weights.out_kbit / up_kbps
@@ -139,8 +149,8 @@ def charge(
 def expected_cost(demand: Demand, offer: Offer, now: float, *, rtt_us: int | None = None) -> Cost:
     """The expected cost of `demand` on `offer`, whether or not the offer fits.
 
-    `rtt_us` is a measured round trip; None takes the coordinates. `now` is not used by any term
-    today; it is handed in because queues are stated relative to it.
+    `rtt_us` is a measured round trip; None takes the coordinates. No term depends on `now`: queues
+    are stated relative to it.
     """
     units = needed_units(demand, offer)
     weights = weigh(demand)

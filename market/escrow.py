@@ -135,11 +135,15 @@ ChainOrder = (
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The agreement is funded. `at_s` is the block's timestamp."""
+    """The agreement is funded. `at_s` is the block's timestamp; wallets and amounts are public."""
 
     agreement: bytes
     at_s: int
     tx: bytes
+    requester: bytes = b""
+    provider: bytes = b""
+    deposit: int = 0
+    collateral: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +158,7 @@ class Extended:
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """`paid` base units were paid so far in all. A call that pays and closes tells only Closed."""
+    """`paid` base units were paid so far, in total."""
 
     agreement: bytes
     paid: int

@@ -45,6 +45,13 @@ class StopAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class Staging:
+    """Provider: image and inputs are on their way; how far, in words."""
+
+    progress: str
+
+
+@dataclass(frozen=True, slots=True)
 class Preempted:
     """Provider: the units of a preemptible agreement are wanted for another."""
 
@@ -209,6 +216,7 @@ Event = (
     | Acknowledged
     | Released
     | StopAsked
+    | Staging
     | Preempted
     | ExtendWanted
     | ExtensionSigned

@@ -169,6 +169,7 @@ class _Table:
             k.RELIABILITY: n[c.RELIABILITY] < want.min_reliability_ppm,
             k.VERIFIED: ((flags & c.VERIFIED) == 0) & want.verified,
             k.REAL: ((flags & c.REAL) == 0) & want.real,
+            k.EGRESS: ((flags & c.EGRESS) == 0) & bool(want.egress),
             k.PREEMPTIBLE: ((flags & c.STEADY) == 0) & (not demand.preemptible),
             k.DURATION: (n[c.MIN_DURATION] > demand.max_duration_s)
             | (n[c.MAX_DURATION] < demand.max_duration_s),
@@ -216,7 +217,12 @@ class _Say:
                 run_s = np.ceil(table.run_s[near]).astype(np.int64)
                 return self._spread(run_s, "with max_duration {duration}", highest=False)
             case Constraint.ACCELERATOR:
-                return None, len(near), f"with another accelerator, most of them {self._model()}"
+                most = self._most(c.MODEL).gpu_name
+                return None, len(near), f"with another accelerator, most of them {most}"
+            case Constraint.REGION:
+                place = self._most(c.REGION).geolocation
+                where = f"most of them in {place}" if place else "most of them do not say where"
+                return None, len(near), f"outside the named regions, {where}"
             case _:
                 return None, len(near), _YES_NO[constraint]
 
@@ -224,11 +230,12 @@ class _Say:
         values: npt.NDArray[np.int64] = self.table.numbers[column][self.near].astype(np.int64)
         return values
 
-    def _model(self) -> str:
-        numbers, counts = np.unique(self._column(c.MODEL), return_counts=True)
-        most = numbers[counts.argmax()]
-        at = self.near[np.flatnonzero(self._column(c.MODEL) == most)[0]]
-        return self.table.book.at(int(self.table.live[at])).gpu_name
+    def _most(self, column: int) -> Offer:
+        """An offer with the value that most of the rows have in this column."""
+        values = self._column(column)
+        numbers, counts = np.unique(values, return_counts=True)
+        at = self.near[np.flatnonzero(values == numbers[counts.argmax()])[0]]
+        return self.table.book.at(int(self.table.live[at]))
 
     def _duration(self) -> tuple[int | None, int, str]:
         longest = self._column(c.MAX_DURATION)
@@ -277,9 +284,9 @@ _AT_LEAST = {
 }
 _YES_NO = {
     Constraint.EXCLUDED: "of providers that failed this job before",
-    Constraint.REGION: "outside the named regions",
     Constraint.VERIFIED: "that nobody has verified",
     Constraint.REAL: "with declared units",
+    Constraint.EGRESS: "that let no job out to the network",
     Constraint.PREEMPTIBLE: "if the job may be preempted",
     Constraint.DEADLINE: "with a later deadline",
 }

@@ -188,9 +188,10 @@ class Demanded:
 
 @dataclass(frozen=True, slots=True)
 class Waited:
-    """No acceptable quote yet; `reason` says what is waited for."""
+    """No acceptable quote yet; `reason` says what is waited for, `lines` explain it."""
 
     reason: str
+    lines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,10 @@ def _on_round(job: Job, event: Demanded | Waited | Nothing | Chosen, now: UnixTi
             if job.state is JobState.PENDING:
                 return _to(job, JobState.MATCHING, "asking the market", now)
             return job
-        case Waited(reason):
-            if job.demand is None or job.gang or job.reason == clip(reason):
+        case Waited(reason, lines):
+            if job.demand is None or job.gang:
                 return job
-            return replace(job, reason=clip(reason))
+            return replace(job, reason=clip(reason), explanation=_clipped(lines))
         case Nothing(reason, lines):
             return _again(job, reason, lines, now)
         case Chosen():
@@ -124,10 +124,13 @@ def _again(job: Job, reason: str, lines: tuple[str, ...], now: UnixTime) -> Job:
     if job.gang:
         return replace(job, demand=None, move=None, move_at_ms=_ms(now))
     retry_at_ms = _ms(now + RETRY_ROUND_S)
-    explanation = tuple(clip(line) for line in lines[:EXPLANATION_LINES_MAX])
     # Whoever failed before may be the only one left: the next round asks everybody again.
-    return replace(job, demand=None, reason=clip(reason), explanation=explanation,
+    return replace(job, demand=None, reason=clip(reason), explanation=_clipped(lines),
                    retry_at_ms=retry_at_ms, excluded=())  # fmt: skip
+
+
+def _clipped(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(clip(line) for line in lines[:EXPLANATION_LINES_MAX])
 
 
 def _unasked(job: Job) -> Job:
@@ -173,6 +176,9 @@ def _moved(job: Job, known: dict[bytes, Agreement], now: UnixTime) -> Job:
         return _leave(job, members, failed, now)
     done = [a for a in members if _is_done(a)]
     broken = next((a for a in done if a.report.exit_code), None)
+    if broken is not None and job.extended_s and _ran_out(broken):
+        late = replace(broken, ending=Ending.EXPIRED, reason="the agreed duration is over")
+        return _leave(job, members, late, now)
     if broken is not None or len(done) == len(members):
         return _finished(job, members, broken or members[0], now)
     if any(a.ending not in (Ending.NONE, Ending.FINISHED) for a in members):
@@ -188,6 +194,11 @@ def _going(job: Job, members: tuple[Agreement, ...], now: UnixTime) -> Job:
         meter = sample(job.meter, first.id, _ms(now), first.report.progress_ppm, estimated)
         job = job if meter is job.meter else replace(job, meter=meter)
         return _to(job, JobState.RUNNING, "", now)
+    coming = [a.report.reason for a in members if a.report.work is WorkState.STAGING]
+    if any(coming):
+        # Not a line of the history, which is bounded and would be full of them.
+        reason = clip(next(filter(None, coming)))
+        return job if job.reason == reason else replace(job, reason=reason)
     if job.state is JobState.STARTING and all(a.phase is Phase.RUNNING for a in members):
         return _to(job, JobState.STARTING, "funded; the provider prepares it", now)
     return job
@@ -227,6 +238,12 @@ def _is_gone(a: Agreement) -> bool:
     return a.ended or a.phase is Phase.CLOSING or a.last_said
 
 
+def _ran_out(a: Agreement) -> bool:
+    """It was stopped because its time was over: the exit is not the job's own."""
+    end_s = a.opened_at_s + a.extended.timing.duration_s
+    return a.ended_at_ms / 1000 >= end_s - 2 * a.interval_s
+
+
 def _left(job: Job, members: tuple[Agreement, ...], now: UnixTime) -> Job:
     return replace(job, used_s=job.used_s + ran_s(members, now), gang=())
 
@@ -245,7 +262,7 @@ def _finished(job: Job, members: tuple[Agreement, ...], told: Agreement, now: Un
     if told.report.out_of_memory:
         reason = "out of memory: ask for more with resources.memory"
     if len(members) > 1:
-        reason = f"rank {members.index(told)}: {reason}"
+        reason = f"rank {told.rank}: {reason}"
     return _to(job, JobState.FAILED, reason, now)
 
 
@@ -261,7 +278,7 @@ def _leave(job: Job, members: tuple[Agreement, ...], a: Agreement, now: UnixTime
     job = _left(job, members, now)
     reason = a.reason or f"the agreement ended: {a.ending.value}"
     if len(members) > 1:
-        reason = f"rank {members.index(a)}: {reason}"
+        reason = f"rank {a.rank}: {reason}"
     if job.next_gang:  # the move had begun: it goes on there
         job = replace(job, gang=job.next_gang, next_gang=(), move=None, move_at_ms=_ms(now))
         return _to(job, JobState.RECOVERING, reason, now)

@@ -53,7 +53,7 @@ class Thaw:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One agreement. `deadline` is 0 until an event names one: the grace is in the terms only."""
+    """One agreement. `deadline` means in each status what the contract's does."""
 
     opened: OpenedAgreement
     status: int = OPEN
@@ -171,7 +171,7 @@ class Ledger:
         self._add(self.free, requester, -opened.deposit - opened.bond)
         self._add(self.stake, provider, -opened.collateral)
         self.units[opened.provider] = self.units.get(opened.provider, 0) | opened.units
-        self.agreements[opened.id] = Row(opened)
+        self.agreements[opened.id] = Row(opened, deadline=opened.challenge_from)
 
     def _step(self, row: Row, event: AgreementEvent) -> None:
         opened = row.opened
@@ -216,6 +216,8 @@ class Ledger:
 
     def _close(self, row: Row, closed: ClosedAgreement) -> Row:
         opened = row.opened
+        # What the closing call itself paid has no event of its own.
+        self._add(self.free, (opened.token, opened.provider), closed.paid - row.paid)
         back = closed.refunded + row.to_victim + opened.bond * row.bonded
         self._add(self.free, (opened.token, opened.requester), back)
         self._add(self.stake, (opened.token, opened.provider), opened.collateral - row.slashed)

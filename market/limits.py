@@ -15,7 +15,7 @@ ENVELOPE_LIFETIME_MAX_S: Final = 24 * 3600  # nothing signed for gossip lives lo
 
 # The book.
 OFFERS_PER_PEER_MAX: Final = 64  # one Sybil costs us at most 64 rows of the book
-OFFERS_MAX: Final = 1_000_000  # 40 MB of columns
+OFFERS_MAX: Final = 1_000_000  # 116 MB of columns, of which a query reads about 40
 OFFER_LIFETIME_MAX_S: Final = 3600  # a silent provider is out of every book within the hour
 UNITS_PER_PROVIDER: Final = 256  # the on-chain unit map is one word
 CACHED_IMAGES_MAX: Final = 32  # enough for a rig's warm set, 1 KiB of an offer
@@ -38,6 +38,18 @@ ENV_BYTES_MAX: Final = 8 * 1024
 SECRET_BYTES_MAX: Final = ENV_BYTES_MAX - 48  # what sealing adds to it
 FILES_MAX: Final = 256  # inputs and results named in one message; larger trees travel as one tar
 ARTIFACT_BYTES_MAX: Final = 64 * 1024**3
+IMAGE_LAYERS_MAX: Final = 128  # overlay and every registry stop there too
+INDEX_ENTRIES_MAX: Final = 256  # an image for every machine there is has about 20
+MANIFEST_BYTES_MAX: Final = 4 * 1024**2  # what the OCI specification asks registries to take
+IMAGES_MAX: Final = 256  # images a node remembers the parts of
+TUNNELS_PER_PEER_MAX: Final = 32  # of the channels to one peer; blobs and requests keep the rest
+TUNNELS_MAX: Final = 512  # open through one node at once
+EXECUTIONS_PER_PEER_MAX: Final = 8  # shells that one requester has open at one provider
+EXECUTIONS_MAX: Final = 64  # in all jobs of one node: each is a process or two of ours
+ARGUMENTS_MAX: Final = 256
+ARGUMENT_BYTES_MAX: Final = 8 * 1024
+EGRESS_MAX: Final = 32  # targets a job may name
+RESULTS_KEPT_S: Final = 7 * 24 * 3600  # a user is back from a holiday to fetch them
 LOG_BYTES_MAX: Final = 64 * 1024**2  # what the shim keeps of one job's output
 LOG_READ_BYTES_MAX: Final = 64 * 1024
 JOB_FILE_BYTES_MAX: Final = 256 * 1024

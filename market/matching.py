@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol, TypeVar
 
 from market.book import Book
-from market.constraints import Constraint, Misfit, misfit, misfits
+from market.constraints import Constraint, Misfit, lacking, misfit, misfits
 from market.cost import Cost, expected_cost, needed_units
 from market.errors import MarketError, NoMatchError, RefusedError
 from market.limits import ANSWERS_MAX, QUOTES_PER_DEMAND_MAX
@@ -168,6 +168,8 @@ def check_quote(demand: Demand, quote: Quote, now: float, *, rtt_us: int | None 
     problem = misfit(demand, _as_quoted(demand, quote), now, rtt_us)
     if problem is not None:
         raise RefusedError(f"the quoted offer does not fit: {problem.sentence}")
+    if missing := lacking(demand, quote.offer):
+        raise RefusedError(f"the quoted offer does not reach {missing[0]}")
 
 
 def check_terms(demand: Demand, quote: Quote) -> None:

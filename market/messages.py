@@ -24,7 +24,14 @@ from market.codec import (
     Text64,
     Text256,
 )
-from market.limits import ENVELOPE_BYTES_MAX, ENVS_MAX, FILES_MAX, LOG_READ_BYTES_MAX
+from market.limits import (
+    ARGUMENT_BYTES_MAX,
+    ARGUMENTS_MAX,
+    ENVELOPE_BYTES_MAX,
+    ENVS_MAX,
+    FILES_MAX,
+    LOG_READ_BYTES_MAX,
+)
 from market.terms import (
     Artifact,
     Demand,
@@ -100,8 +107,8 @@ class Accept:
     requester_signature: ChainSignature
     manifest: Manifest
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
-    rank: U8  # of a gang: which node this is, from 0
-    num_nodes: U8
+    rank: U8 = 0  # of a gang: which node this is
+    num_nodes: U8 = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +216,48 @@ class Fetched:
     """Answer on a `blob` channel: the whole size; the bytes follow in frames. 0: not for you."""
 
     size_bytes: U63
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """First frame on a `tunnel` channel, requester to provider: connect me to this port of the
+    job. Not enveloped: the channel itself is authenticated."""
+
+    agreement: Hash
+    port: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Dialled:
+    """Answer on a `tunnel` channel: an empty code, and the bytes follow in frames both ways, an
+    empty frame being the end of one way; or why not: `not-running`, `not-listening`, `refused`."""
+
+    code: Text64
+    message: Text256
+
+
+@dataclass(frozen=True, slots=True)
+class Execute:
+    """First frame on an `exec` channel, requester to provider: start this program in the job, with
+    a terminal of so many columns and rows, or without (0). Not enveloped, as `Dial`."""
+
+    agreement: Hash
+    argv: Annotated[
+        tuple[Annotated[str, Count(0, ARGUMENT_BYTES_MAX)], ...], Count(1, ARGUMENTS_MAX)
+    ]
+    columns: U16
+    rows: U16
+
+
+@dataclass(frozen=True, slots=True)
+class Executing:
+    """Answer on an `exec` channel: an empty code, and it runs; or why not: `not-running`,
+    `refused`, `busy`. Each frame that follows begins with a letter. From the requester: `i` input,
+    `e` its end, `r` a new window (columns and rows, two bytes each); from the provider: `o` output,
+    `s` error output, and last `x` with the exit code in four bytes."""
+
+    code: Text64
+    message: Text256
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final
 from market.agreement import Agreement
 from market.cost import Cost
 from market.job import Job
-from market.progress import left_s
+from market.progress import left_s, slowdown
 from market.reallocation import (
     Kind,
     Move,
@@ -22,7 +22,7 @@ from market.reallocation import (
     uniform_progress,
 )
 from market.terms import Demand
-from market.units import HOUR_S, PPM, UnixTime
+from market.units import PPM, UnixTime
 
 RESTART_S: Final = 30.0  # quote, funding and start-up, before a checkpoint's transfer
 
@@ -87,13 +87,12 @@ def why_leave(
 
 def move_to(job: Job, a: Agreement, demand: Demand, there: Cost, price_there: int) -> Move:
     """The move in numbers. While it is prepared the job runs on: what it does then is lost."""
-    measured_s = left_s(job.meter, a.id)
-    attempt = job.attempt
+    attempt, measured_s = job.attempt, left_s(job.meter, a.id)
+    # Like with like: both as estimated, and what was measured only where it is too slow.
     here_s = float(attempt.run_s if attempt and attempt.run_s else work_s(job))
-    if measured_s is not None:
-        here_s = PPM * HOUR_S / job.meter.rate
-    left = max(0.0, here_s - a.metered_s) if measured_s is None else measured_s
     there_s = whole_s(job, demand, there.run_s)
+    here_s *= slowdown(job.meter, a.id)
+    left = max(0.0, here_s - a.metered_s) if measured_s is None else measured_s
     setup_s = max(0.0, there.ready_s - there.run_s)
     units = max(1, a.terms.unit_count)
     return move_between(

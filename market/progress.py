@@ -21,7 +21,8 @@ class Meter:
     """What was measured under one agreement. Rates are ppm of the whole work per hour; 0: none.
 
     `at_ms` and `done_ppm` begin the sample that is being taken; `below_since_ms` is 0 while the
-    throughput is as expected.
+    throughput is as expected. `reference` is the rate that was expected; `proven_ppm` the best
+    share of its estimate that the job reached under earlier agreements (0: it had none).
     """
 
     agreement: Annotated[bytes, Count(0, 32)] = b""
@@ -29,6 +30,8 @@ class Meter:
     done_ppm: U32 = 0
     rate: U63 = 0
     best: U63 = 0
+    reference: U63 = 0
+    proven_ppm: U32 = 0
     below_since_ms: U63 = 0
     degraded: bool = False
 
@@ -42,23 +45,33 @@ class Meter:
 def sample(meter: Meter, agreement: bytes, now_ms: int, done_ppm: int, run_s: int) -> Meter:
     """The meter after the job said `done_ppm`; the same object until a sample is complete.
 
-    What is expected: all the work in `run_s` seconds; where that is unknown (0), the fastest sample
-    so far under this agreement.
+    What is expected: all the work in `run_s` seconds, as estimated; but an estimate that no earlier
+    place could keep was wrong, and is corrected by the best of them: the second provider is not
+    blamed for it. Without an estimate (0) it is the fastest sample so far under this agreement.
     """
     if not done_ppm:
         return meter
     if meter.agreement != agreement:
-        return Meter(agreement, now_ms, done_ppm)
+        return Meter(agreement, now_ms, done_ppm, proven_ppm=_proven(meter))
     passed_ms = now_ms - meter.at_ms
     if passed_ms < SAMPLE_S * 1000:
         return meter
     rate = max(0, done_ppm - meter.done_ppm) * HOUR_S * 1000 // passed_ms
     best = max(meter.best, rate)
-    expected = PPM * HOUR_S // run_s if run_s else best
-    measured_ppm = rate * PPM // expected if expected else PPM
+    reference = (meter.proven_ppm or PPM) * HOUR_S // run_s if run_s else best
+    measured_ppm = rate * PPM // reference if reference else PPM
     after = measure(meter.throughput, now_ms / 1000, measured_ppm)
     below_ms = 0 if after.below_since is None else int(after.below_since * 1000)
-    return Meter(agreement, now_ms, done_ppm, rate, best, below_ms, after.degraded)
+    return Meter(agreement, now_ms, done_ppm, rate, best, reference, meter.proven_ppm, below_ms,
+                 after.degraded)  # fmt: skip
+
+
+def _proven(meter: Meter) -> int:
+    """What share of its estimate the job has reached at best, over all its agreements so far."""
+    if not meter.reference:
+        return meter.proven_ppm
+    reached_ppm = meter.best * (meter.proven_ppm or PPM) // meter.reference
+    return max(meter.proven_ppm, min(PPM, reached_ppm))
 
 
 def left_s(meter: Meter, agreement: bytes) -> float | None:
@@ -66,3 +79,10 @@ def left_s(meter: Meter, agreement: bytes) -> float | None:
     if meter.agreement != agreement or not meter.rate:
         return None
     return max(0, PPM - meter.done_ppm) / meter.rate * HOUR_S
+
+
+def slowdown(meter: Meter, agreement: bytes) -> float:
+    """How many times slower than expected the work goes, once that counts as degraded; else 1."""
+    if meter.agreement != agreement or not meter.degraded or not meter.rate:
+        return 1.0
+    return max(1.0, meter.reference / meter.rate)

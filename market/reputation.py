@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from market.codec import U32, U40, U96
 from market.units import PPM
 
 HALF_LIFE_S = 30 * 24 * 3600  # a month: long enough to remember, short enough to forgive
@@ -21,14 +22,16 @@ HISTORY_MAX = 256  # outcomes per provider that are looked at: the newest
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one agreement ended: when, what could be paid at most, and what share was slashed.
+    """How one agreement ended: when, what it weighs in money, and what share was slashed.
 
-    `slashed_ppm` is 0 for an agreement that was closed in order, PPM for all of the collateral.
+    `money` is what was paid if it was closed in order, what could have been (the deposit) if it was
+    slashed: work never done earns no trust. `slashed_ppm` is 0 for an agreement that was closed in
+    order, PPM for all of the collateral.
     """
 
-    at_s: int
-    money: int
-    slashed_ppm: int
+    at_s: U40
+    money: U96
+    slashed_ppm: U32
 
 
 def reliability_ppm(outcomes: Iterable[Outcome], now: float, *, usual_money: int) -> int:

@@ -66,6 +66,7 @@ def row_of(offer: Offer, reliability_ppm: int, model: int, place: int, peer: int
         (c.VERIFIED if o.verified else 0)
         | (0 if o.declared else c.REAL)
         | (0 if o.preemptible else c.STEADY)
+        | (c.EGRESS if o.egress else 0)
     )
     more = (
         o.num_gpus, o.gpu_ram_mib, o.cuda_vers, o.cpu_cores, o.cpu_ram_mib, o.disk_space_mib,

@@ -243,6 +243,7 @@ def needed_flags(demand: Demand) -> int:
         (c.VERIFIED if want.verified else 0)
         | (c.REAL if want.real else 0)
         | (0 if demand.preemptible else c.STEADY)
+        | (c.EGRESS if want.egress else 0)
     )
 
 

@@ -18,6 +18,7 @@ from market.job import Bid
 from market.limits import (
     ACCELERATOR_CHOICES_MAX,
     COMMAND_BYTES_MAX,
+    EGRESS_MAX,
     ENV_BYTES_MAX,
     ENVS_MAX,
     FILES_MAX,
@@ -25,7 +26,10 @@ from market.limits import (
     NAME_CHARS_MAX,
     NODES_MAX,
     REGIONS_MAX,
+    UNITS_PER_PROVIDER,
 )
+from market.models import ANY
+from market.reach import parse_target
 from market.reallocation import MOVES_MAX
 from market.terms import Accelerator, Env, Requirements, Workload
 from market.units import PPM, parse_duration_s, parse_money, parse_size_mib
@@ -34,7 +38,7 @@ T = TypeVar("T")
 
 _KEYS = """name image resources num_nodes envs secrets file_mounts outputs run kind
 max_hourly_cost max_duration value_of_time estimate priority deadline min_reliability max_rtt
-verified job_recovery reallocate preemptible checkpoint ports"""
+verified job_recovery reallocate preemptible checkpoint ports egress"""
 KEYS: Final = frozenset(_KEYS.split())
 _RESOURCE_KEYS = "accelerators cpus memory vram disk_size region cuda"
 RESOURCE_KEYS: Final = frozenset(_RESOURCE_KEYS.split())
@@ -42,6 +46,7 @@ RECOVERY_KEYS: Final = frozenset(("max_attempts", "max_wait"))
 REALLOCATE_KEYS: Final = frozenset(("max_moves",))
 CHECKPOINT_KEYS: Final = frozenset(("path", "interval"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_MODEL = re.compile(r"(?=.*[A-Za-z])[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}")  # as offers name GPUs
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -101,7 +106,7 @@ def parse(raw: object, *, decimals: int) -> Spec:
 def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
     _known(raw, KEYS, "")
     resources = _mapping(raw, "resources", RESOURCE_KEYS)
-    accelerators = _accelerators(resources.get("accelerators") or "*:1")
+    accelerators = _accelerators(resources.get("accelerators"))
     units = max(choice.count for choice in accelerators)
     recovery = _mapping(raw, "job_recovery", RECOVERY_KEYS)
     checkpoint = _mapping(raw, "checkpoint", CHECKPOINT_KEYS)
@@ -119,7 +124,7 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
         requirements=Requirements(
             accelerators=accelerators,
             vram_mib=_value(resources, "vram", _size, 0),
-            cpus=_value(resources, "cpus", _count(0, 1024), 0),
+            cpus=_value(resources, "cpus", _at_least(0, 1024), 0),
             memory_mib=_value(resources, "memory", _size, 0),
             disk_mib=_value(resources, "disk_size", _size, 1024),
             cuda_vers=_value(resources, "cuda", _cuda, 0),
@@ -127,6 +132,7 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
             max_rtt_us=_value(raw, "max_rtt", _rtt_us, 0),
             min_reliability_ppm=_value(raw, "min_reliability", _fraction_ppm, 0),
             verified=_value(raw, "verified", _flag, False),
+            egress=_value(raw, "egress", _targets, ()),
         ),
         bid=Bid(
             max_price_per_hour=max_hourly // (units * num_nodes),
@@ -142,7 +148,7 @@ def _parsed(raw: Mapping[str, Any], decimals: int) -> Spec:
             preemptible=_value(raw, "preemptible", _flag, False),
             max_moves=_max_moves(raw, bool(checkpoint.get("path"))),
         ),
-        cpus=_value(resources, "cpus", _count(0, 1024), 0) or 1,
+        cpus=_value(resources, "cpus", _at_least(0, 1024), 0) or 1,
         memory_mib=_value(resources, "memory", _size, 0) or 512,
         disk_mib=_value(resources, "disk_size", _size, 1024),
         num_nodes=num_nodes,
@@ -270,11 +276,21 @@ def _flag(value: Any) -> bool:
 
 def _count(low: int, high: int) -> Callable[[Any], int]:
     def read(value: Any) -> int:
-        text = str(value).strip().removesuffix("+")
+        text = str(value).strip()
         plain = not isinstance(value, bool) and text.isdecimal() and len(text) <= 16
         if not plain or not low <= int(text) <= high:
             raise SpecError(f"{value!r} is not a whole number from {low} to {high}")
         return int(text)
+
+    return read
+
+
+def _at_least(low: int, high: int) -> Callable[[Any], int]:
+    """A count that may be written `8+`: every requirement is a minimum, with or without it."""
+
+    def read(value: Any) -> int:
+        plain = value if isinstance(value, bool) else str(value).strip().removesuffix("+")
+        return _count(low, high)(plain)
 
     return read
 
@@ -296,8 +312,8 @@ def _rtt_us(value: Any) -> int:
         rtt = float(text)
     except ValueError:
         raise SpecError(f"{value!r} is not a round trip", hint="write it like 40ms") from None
-    if not 0 < rtt < 60_000:
-        raise SpecError(f"{value!r} is not between 0 and 60000 ms")
+    if not 0.001 <= rtt < 60_000:
+        raise SpecError(f"{value!r} is not between 0 and 60000 ms", hint="write it like 40ms")
     return int(rtt * 1000)
 
 
@@ -323,24 +339,28 @@ def _texts(most: int) -> Callable[[Any], tuple[str, ...]]:
 
 
 def _accelerators(value: Any) -> tuple[Accelerator, ...]:
+    """`H100:2`, `{H100: 2}`, or a list of either, any of which will do; a count may be `2+`."""
     choices: list[tuple[str, Any]] = []
+    value = ANY if value is None else value
     for item in value if isinstance(value, list) else [value]:
         if isinstance(item, Mapping):
             choices += [(str(name), count) for name, count in item.items()]
         else:
-            name, _, count = str(item).partition(":")
-            choices.append((name, count or 1))
+            name, colon, count = str(item).rpartition(":")
+            choices.append((name, count) if colon else (count, 1))
     if not 1 <= len(choices) <= ACCELERATOR_CHOICES_MAX:
-        raise SpecError(f"resources.accelerators: 1 to {ACCELERATOR_CHOICES_MAX} choices")
-    read = _count(1, 256)
+        raise SpecError(
+            f"resources.accelerators: 1 to {ACCELERATOR_CHOICES_MAX} choices",
+            hint="write it like RTX4090:1, or leave it out for any GPU",
+        )
+    read = _at_least(1, UNITS_PER_PROVIDER)
     found = []
-    for name, count in choices:
-        if not _NAME.fullmatch(name) and name != "*":
+    for written, count in choices:
+        name = written.strip()
+        if name != ANY and not _MODEL.fullmatch(name):
             raise SpecError(
                 f"resources.accelerators: {name!r} is not a model", hint="write it like RTX4090:1"
             )
-        if len(name) > 64:
-            raise SpecError("resources.accelerators: a model's name has at most 64 letters")
         key = f"resources.accelerators.{name}"
         found.append(Accelerator(name, _value({key: count}, key, read, 1)))
     return tuple(found)
@@ -410,3 +430,10 @@ def _ports(value: Any) -> tuple[int, ...]:
     if len(values) > 16:
         raise SpecError("at most 16")
     return tuple(_count(1, 65535)(item) for item in values)
+
+
+def _targets(value: Any) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    if len(values) > EGRESS_MAX:
+        raise SpecError(f"at most {EGRESS_MAX}")
+    return tuple(dict.fromkeys(str(parse_target(_text(item))) for item in values))

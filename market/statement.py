@@ -192,13 +192,14 @@ def reconcile(events: Iterable[EscrowEvent], wallet: bytes, token: bytes) -> tup
 def _moved(
     event: EscrowEvent, ledger: Ledger, opened: dict[bytes, OpenedAgreement], side: Side
 ) -> list[Movement]:
-    if not isinstance(event, ClaimedPayment | AnsweredChallenge | DisputeRuled | StakeSlashed):
+    moving = ClaimedPayment | AnsweredChallenge | DisputeRuled | StakeSlashed | ClosedAgreement
+    if not isinstance(event, moving):
         return []
     if event.id not in opened:
         return []
     row, sign = ledger.agreements[event.id], -1 if side is Side.REQUESTER else 1
     match event:
-        case ClaimedPayment(paid=paid):
+        case ClaimedPayment(paid=paid) | ClosedAgreement(paid=paid):
             cause, amount = Cause.PAYMENT, sign * (paid - row.paid)
         case StakeSlashed(slashed=slashed, to_victim=to_victim):
             cause, amount = Cause.SLASH, to_victim if side is Side.REQUESTER else -slashed

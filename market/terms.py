@@ -32,6 +32,7 @@ from market.limits import (
     ACCELERATOR_CHOICES_MAX,
     CACHED_IMAGES_MAX,
     COMMAND_BYTES_MAX,
+    EGRESS_MAX,
     ENV_BYTES_MAX,
     ENVS_MAX,
     FILES_MAX,
@@ -104,6 +105,7 @@ class Offer:
     coordinate: Coordinate
     cached_images: Annotated[tuple[Hash, ...], Count(0, CACHED_IMAGES_MAX)]
     expires_at_s: U40
+    egress: Annotated[tuple[Text256, ...], Count(0, EGRESS_MAX)] = ()  # host:port a job may reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Requirements:
     min_reliability_ppm: U32 = 0
     verified: bool = False
     real: bool = False  # refuse declared units
+    egress: Annotated[tuple[Text256, ...], Count(0, EGRESS_MAX)] = ()  # host:port it must reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,7 @@ class Manifest:
     max_duration_s: U32
     grace_s: U16
     ports: Annotated[tuple[U16, ...], Count(0, 16)]
+    egress: Annotated[tuple[Text256, ...], Count(0, EGRESS_MAX)] = ()  # host:port, sold beside it
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,28 +13,43 @@ import structlog
 import trio
 from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs hide it
 
-from market.agreement import Agreement, Phase, Role
+from market.agreement import Agreement, Role
 from market.duties import Duty, Submit
 from market.errors import ChainError, ChainRefusedError
 from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
+from node.atlas import NOTE as PLACE_NOTE
+from node.atlas import Atlas
 from node.bulletin import Bulletin
 from node.config import Config
-from node.control import Control
+from node.control import Control, Rooms
 from node.demands import Demands
+from node.holdings import Holdings
+from node.images import Images
 from node.inbox import Inbox
-from node.keeper import Keeper
+from node.keeper import Keeper, Noted
 from node.mail import Mail
 from node.ports import ChainBatch, Ports
 from node.provider import Provider
 from node.queue import Queue
 from node.requester import Requester
 from node.shop import Shop
+from node.staging import Stager
+from node.standing import Standing
+from node.tunnels.accept import PROTOCOL as TUNNEL
+from node.tunnels.accept import TunnelServer
+from node.tunnels.dial import Dialler
+from node.tunnels.egress import Egress
+from node.tunnels.enter import Entrance
+from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.execute import ExecutionServer
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
 TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
 LOOK_ROUND_S = 5.0
+MEASURE_S = 5.0  # a map needs some dozens of samples of each neighbour, and then only upkeep
+NOTE_ROUNDS = 30  # measurements between two notes in the journal
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
 
 
@@ -48,17 +63,41 @@ async def run_node(
     keeper = Keeper(ports.journal, ports.clock, config.rules.tick_s)
     await keeper.load()
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
-    artifacts = Artifacts(ports.link, ports.blobs, _may_fetch(keeper))
-    shop = Shop(config, ports, keeper)
-    provider = Provider(config, ports, keeper, mail, artifacts, shop)
-    bulletin = Bulletin(config.rules, mail, ports.gossip, ports.link, ports.clock, shop.offers)
-    queue = Queue(config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay)
+    holdings = Holdings(keeper, ports.clock)
+    artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
+    atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
+    standing = Standing(ports.clock, keeper.notes)
+    keeper.witness = standing.witness
+
+    def who_has(image: bytes) -> list[bytes]:
+        heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
+        return [offer.peer for offer in heard if offer.peer != ports.signer.peer]
+
+    images = Images(ports.blobs, ports.registry, ports.journal, ports.clock, artifacts, who_has)
+    await images.load()
+    holdings.images = images
+    ports.blobs.keep(holdings.needed)
+    shop = Shop(
+        config, ports, keeper, images, lambda: atlas.here,
+        lambda: standing.reliability_ppm(config.wallet),
+    )  # fmt: skip
+    provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
+    bulletin = Bulletin(
+        config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
+        standing.reliability_ppm,
+    )  # fmt: skip
+    queue = Queue(
+        config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay, standing.paid_for
+    )
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
     wishes = Wishes(ports, keeper, mail, bulletin, demands)
     inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
+    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
         if isinstance(duty, Submit):
@@ -72,10 +111,14 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
+        nursery.start_soon(_examine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
-        nursery.start_soon(_look_round, shop)
+        nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
+        nursery.start_soon(_look_round, images)
+        nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        control = Control(config, ports, keeper, bulletin, demands, shop, queue)
+        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler, entrance)
+        control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)
 
@@ -95,11 +138,29 @@ async def _trade(
         await trio.sleep(TRADE_PAUSE_S)
 
 
-async def _look_round(shop: Shop) -> None:
+async def _examine(shop: Shop, bulletin: Bulletin) -> None:
+    """A machine that lets strangers' code out must not advertise."""
+    await shop.examine()
+    bulletin.stir()
+
+
+async def _look_round(images: Images) -> None:
     """See now and then what is cached here."""
     while True:
-        await shop.look()
+        await images.look()
         await trio.sleep(LOOK_ROUND_S)
+
+
+async def _measure(atlas: Atlas, keeper: Keeper) -> None:
+    """Find out where this node is: often at first, then now and then; the journal remembers."""
+    rounds = 0
+    while True:
+        before = atlas.note()
+        atlas.measure()
+        rounds += 1
+        if rounds % NOTE_ROUNDS == 0 and atlas.note() != before:
+            await keeper.post(Noted(PLACE_NOTE, atlas.note()))
+        await trio.sleep(MEASURE_S if rounds > NOTE_ROUNDS else 1.0)
 
 
 async def _follow_chain(ports: Ports, keeper: Keeper) -> None:
@@ -126,26 +187,3 @@ async def _submit(ports: Ports, duty: Submit) -> Iterable[Event]:
         return (OrderRefused(name, problem.reason or str(problem)),)
     log.info("on chain", order=name, agreement=duty.agreement.hex()[:12], tx=tx.hex()[:12])
     return ()
-
-
-class _may_fetch:  # reads as the question it answers
-    """Whether a peer may have a blob: it must stand in a live or recent agreement with it."""
-
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
-
-    def __call__(self, peer: bytes, hash_: bytes) -> bool:
-        """True for what we gave a provider to run, and for what a requester's job left here."""
-        for agreement in self._keeper.agreements.values():
-            if agreement.peer != peer or agreement.phase is Phase.QUOTED:
-                continue
-            if agreement.role is Role.REQUESTER and agreement.manifest is not None:
-                manifest = agreement.manifest
-                given = (manifest.image, *manifest.inputs, manifest.resume)
-                if any(artifact is not None and artifact.hash == hash_ for artifact in given):
-                    return True
-            elif agreement.role is Role.PROVIDER:
-                left = (agreement.report.checkpoint, *agreement.report.results)
-                if any(artifact is not None and artifact.hash == hash_ for artifact in left):
-                    return True
-        return False

@@ -4,7 +4,8 @@ concerns. Knows blobs and channels; no agreement's rules beyond who may have wha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import trio
 
@@ -16,6 +17,8 @@ from market.terms import Artifact
 from node.ports import Blobs, Channel, Link
 
 PROTOCOL = "blob"
+Follow = Callable[[int], None]
+"""Called with the number of bytes that are here, as they come."""
 STALL_S = 60.0  # a peer that sends nothing for a minute is asked again later
 
 
@@ -28,7 +31,6 @@ class Artifacts:
         self._blobs = blobs
         self._may_fetch = may_fetch
         self._pulling: dict[bytes, trio.Event] = {}
-        self.progress: dict[bytes, tuple[int, int]] = {}
 
     async def serve(self, channel: Channel) -> None:
         """Answer one fetch. Anything malformed ends the channel."""
@@ -52,50 +54,78 @@ class Artifacts:
             await channel.send(data)
             offset += len(data)
 
-    async def pull(self, peer: bytes, artifact: Artifact) -> None:
+    @asynccontextmanager
+    async def alone(self, hash_: bytes) -> AsyncIterator[None]:
+        """While inside, nobody else here fetches this blob."""
+        while hash_ in self._pulling:
+            await self._pulling[hash_].wait()
+        self._pulling[hash_] = trio.Event()  # before any await: only one gets here
+        try:
+            yield
+        finally:
+            self._pulling.pop(hash_).set()
+
+    async def pull(self, peer: bytes, artifact: Artifact, tell: Follow | None = None) -> None:
         """Have the artifact here, complete and checked; resumes what was begun.
 
-        Raises UnreachableError, NotFoundError if the peer does not have it for us, LimitError if
-        it is not of the size it was announced with, IntegrityError if its bytes are wrong.
+        `tell` is called with the number of bytes here. Raises UnreachableError, NotFoundError if
+        the peer does not have it for us, LimitError if it is not of the size it was announced
+        with, IntegrityError if its bytes are wrong.
         """
-        while artifact.hash in self._pulling:
-            await self._pulling[artifact.hash].wait()
-        self._pulling[artifact.hash] = trio.Event()  # before any await: only one gets here
-        try:
-            if await self._blobs.size(artifact.hash) is None:
-                await self._pull(peer, artifact)
-        finally:
-            self._pulling.pop(artifact.hash).set()
-            self.progress.pop(artifact.hash, None)
-
-    async def _pull(self, peer: bytes, artifact: Artifact) -> None:
         if artifact.size_bytes > ARTIFACT_BYTES_MAX:
             raise LimitError(f"{artifact.path}: too large to fetch")
+        async with self.alone(artifact.hash):
+            if await self._blobs.size(artifact.hash) is None:
+                await self._pull(peer, artifact, tell)
+
+    async def pull_small(self, peer: bytes, hash_: bytes, size_max: int) -> None:
+        """Likewise for a blob whose size nobody has said; it is at most `size_max`."""
+        async with self.alone(hash_):
+            if await self._blobs.size(hash_) is not None:
+                return
+            await self._blobs.discard(hash_)
+            async with self._link.open(peer, PROTOCOL) as channel:
+                await channel.send(encode(Fetch(hash_, 0)))
+                size = await self._size(channel)
+                if not 0 < size <= size_max:
+                    raise NotFoundError("the peer does not have it for us")
+                await self._receive(channel, Artifact(hash_.hex()[:12], hash_, size), 0, None)
+            await self._blobs.finish(hash_)
+
+    async def _pull(self, peer: bytes, artifact: Artifact, tell: Follow | None) -> None:
         offset = await self._blobs.partial(artifact.hash)
         if artifact.size_bytes > offset or offset == 0:
             async with self._link.open(peer, PROTOCOL) as channel:
                 await channel.send(encode(Fetch(artifact.hash, offset)))
                 await self._check_size(channel, artifact)
-                while offset < artifact.size_bytes:
-                    data = await _next(channel)
-                    if not data or offset + len(data) > artifact.size_bytes:
-                        raise LimitError(f"{artifact.path}: not of the announced size")
-                    await self._blobs.append(artifact.hash, offset, data)
-                    offset += len(data)
-                    self.progress[artifact.hash] = (offset, artifact.size_bytes)
+                await self._receive(channel, artifact, offset, tell)
         await self._blobs.finish(artifact.hash)
 
+    async def _receive(
+        self, channel: Channel, artifact: Artifact, offset: int, tell: Follow | None
+    ) -> None:
+        while offset < artifact.size_bytes:
+            data = await _next(channel)
+            if not data or offset + len(data) > artifact.size_bytes:
+                raise LimitError(f"{artifact.path}: not of the announced size")
+            await self._blobs.append(artifact.hash, offset, data)
+            offset += len(data)
+            if tell is not None:
+                tell(offset)
+
     async def _check_size(self, channel: Channel, artifact: Artifact) -> None:
-        frame = await _next(channel)
-        try:
-            size = decode(Fetched, frame, size_max=64).size_bytes
-        except CodecError as problem:
-            raise UnreachableError("the peer does not speak the blob protocol") from problem
+        size = await self._size(channel)
         if size == 0 and artifact.size_bytes:
             raise NotFoundError(f"{artifact.path}: the peer does not have it for us")
         if size != artifact.size_bytes:
             await self._blobs.discard(artifact.hash)
             raise LimitError(f"{artifact.path}: not of the announced size")
+
+    async def _size(self, channel: Channel) -> int:
+        try:
+            return decode(Fetched, await _next(channel), size_max=64).size_bytes
+        except CodecError as problem:
+            raise UnreachableError("the peer does not speak the blob protocol") from problem
 
 
 async def _next(channel: Channel) -> bytes:
@@ -107,7 +137,16 @@ async def _next(channel: Channel) -> bytes:
     raise UnreachableError("the transfer stalled")
 
 
-async def pull_all(artifacts: Artifacts, peer: bytes, wanted: tuple[Artifact, ...]) -> None:
+async def pull_all(
+    artifacts: Artifacts, peer: bytes, wanted: tuple[Artifact, ...], tell: Follow | None = None
+) -> None:
     """Pull one after the other, the small ones first, so that a broken line costs little."""
+    before = 0
     for artifact in sorted(wanted, key=lambda item: (item.size_bytes, item.path)):
-        await artifacts.pull(peer, artifact)
+        follow = None if tell is None else _after(before, tell)
+        await artifacts.pull(peer, artifact, follow)
+        before += artifact.size_bytes
+
+
+def _after(before: int, tell: Follow) -> Follow:
+    return lambda here: tell(before + here)

@@ -7,6 +7,7 @@ fills gaps with every peer that connects. Decides nothing about who trades with 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 import trio
@@ -17,6 +18,7 @@ from market.limits import DEMANDS_PER_PEER_MAX
 from market.messages import Offers, Sync, Synced, Unwanted, Wanted
 from market.signing import Signed
 from market.terms import Demand, Offer
+from node.atlas import Atlas
 from node.config import Rules
 from node.mail import Mail
 from node.ports import Clock, Gossip, Link
@@ -30,11 +32,16 @@ class Bulletin:
     """The public side of the market, as this node knows it."""
 
     def __init__(
-        self, rules: Rules, mail: Mail, gossip: Gossip, link: Link, clock: Clock,
-        own_offers: Callable[[], tuple[Offer, ...]],
+        self, rules: Rules, mail: Mail, gossip: Gossip, link: Link, clock: Clock, atlas: Atlas,
+        own_offers: Callable[[], tuple[Offer, ...]], reliability_ppm: Callable[[bytes], int],
     ) -> None:  # fmt: skip
-        """`own_offers` says what this node sells now; empty for a pure requester."""
+        """`own_offers` says what this node sells now; empty for a pure requester.
+
+        `reliability_ppm` says what the chain tells of a provider's wallet.
+        """
+        self._reliability_ppm = reliability_ppm
         self.book = Book()
+        self.atlas = atlas
         self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
@@ -91,7 +98,10 @@ class Bulletin:
                 if signed.author == self._mail.me:
                     return
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
+                for offer in offers[:1]:
+                    self.atlas.hear(signed.author, offer.coordinate)
                 self.offers_at = now
+                self._judge(signed.author, offers)
                 if page == 0 and pages <= 1:
                     self.book.withdraw_before(signed.author, signed.sequence)
             case Wanted(demand=demand):
@@ -103,6 +113,17 @@ class Bulletin:
             case _:
                 return
 
+    def _judge(self, peer: bytes, offers: tuple[Offer, ...]) -> None:
+        """Believe a peer as far as the wallets that its offers name have kept their word."""
+        wallets = sorted({offer.provider for offer in offers})
+        if wallets:
+            self.book.judge(peer, min(self._reliability_ppm(wallet) for wallet in wallets))
+
+    def believed(self, offer: Offer) -> Offer:
+        """An offer, heard or quoted, with no more reliability than its wallet has earned."""
+        earned = self._reliability_ppm(offer.provider)
+        return replace(offer, reliability_ppm=min(earned, offer.reliability_ppm))
+
     def _hear_demand(self, signed: Signed[object], demand: Demand) -> None:
         if demand.peer != signed.author or demand.demand_id in self.demands:
             return
@@ -111,6 +132,7 @@ class Bulletin:
             return
         if not self._newest(demand, signed.sequence):
             return
+        self.atlas.hear(signed.author, demand.coordinate)
         self.heard_at[demand.demand_id] = self._clock.now()
         self._demanded.set()
         self.demands[demand.demand_id] = Signed(
@@ -146,6 +168,7 @@ class Bulletin:
             self._own_sequence += 1
             now = self._clock.now()
             self.book.update(self._mail.me, part, self._own_sequence, data, now)
+            self._judge(self._mail.me, part)
         if pages == 1:
             self.book.withdraw_before(self._mail.me, self._own_sequence)
 

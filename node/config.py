@@ -112,6 +112,8 @@ class Selling:
     grace_s: int = 10
     placement: str = "fgd"
     prices: tuple[UnitPrice, ...] = ()
+    egress: tuple[str, ...] = ()  # host:port that jobs may reach through the proxy
+    egress_mib_max: int = 10_240  # per job, both ways
 
     def __post_init__(self) -> None:
         """Raise SpecError for what cannot be sold."""

@@ -7,13 +7,17 @@ and lists), money as decimal text of whole tokens, hashes in hex, times in Unix 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import trio
 
 from node.bulletin import Bulletin
 from node.config import Config
 from node.demands import Demands
+from node.desk.books import BooksDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
+from node.desk.images import ImageDesk
 from node.desk.jobs import JobDesk
 from node.desk.market import MarketDesk
 from node.desk.money import MoneyDesk
@@ -22,31 +26,50 @@ from node.desk.plans import PlanDesk
 from node.desk.selling import SellingDesk
 from node.desk.series import SeriesDesk
 from node.desk.wallet import WalletDesk
+from node.images import Images
 from node.keeper import Keeper
 from node.ports import Ports
 from node.queue import Queue
 from node.shop import Shop
+from node.tunnels.dial import Dialler
+from node.tunnels.enter import Entrance
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The rooms behind the desks."""
+
+    keeper: Keeper
+    bulletin: Bulletin
+    demands: Demands
+    shop: Shop
+    queue: Queue
+    images: Images
+    tunnels: Dialler
+    entrance: Entrance
 
 
 class Control:
     """The node's front desk."""
 
-    def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, bulletin: Bulletin, demands: Demands,
-        shop: Shop, queue: Queue,
-    ) -> None:  # fmt: skip
+    def __init__(self, config: Config, ports: Ports, rooms: Rooms) -> None:
         """Opens a desk for each subject; has no state of its own."""
+        keeper, bulletin, demands = rooms.keeper, rooms.bulletin, rooms.demands
         self.ports = ports  # for the API: blobs go in and out as streams
-        self.jobs = JobDesk(ports, keeper, demands)
+        self.jobs = JobDesk(ports, keeper, demands, rooms.images)
+        self.images = ImageDesk(ports, rooms.images, keeper)
         self.plans = PlanDesk(config, ports, bulletin, demands)
         self.market = MarketDesk(ports, keeper, bulletin)
         self.money = MoneyDesk(config, ports, keeper)
+        self.books = BooksDesk(config, ports, keeper)
         self.network = NetworkDesk(config, ports, keeper, bulletin)
         self.earning = EarningDesk(config, ports, keeper, bulletin)
         self.series = SeriesDesk(ports, keeper)
         self.wallet = WalletDesk(config, ports)
         self.gauges = GaugeDesk(ports, keeper, bulletin)
-        self.selling = SellingDesk(ports, keeper, shop, queue)
+        self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
+        self.tunnels = rooms.tunnels
+        self.entrance = rooms.entrance
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

@@ -16,7 +16,7 @@ from market.moving import done_s, kind_wanted, work_s
 from market.reallocation import Kind
 from market.signing import digest
 from market.spec import Spec
-from market.terms import Artifact, Coordinate, Demand, Manifest, Sealed
+from market.terms import Artifact, Demand, Manifest, Sealed
 from market.units import UnixTime
 from node.bulletin import Bulletin
 from node.config import Config
@@ -26,6 +26,7 @@ from node.ports import Ports
 
 GRACE_S: Final = 10  # between SIGTERM and SIGKILL, for the last checkpoint
 MOVE_STANDS_S: Final = 2  # a move's demand is not waited for: the job runs where it is
+HOLD_MARGIN_S: Final = 3.0  # to countersign in, while a hold lasts
 CHEAP_SEEN: Final = 32  # so many of the best offers are looked at for a preemptible one
 
 
@@ -66,6 +67,7 @@ class Demands:
             max_duration_s=spec.bid.max_duration_s,
             grace_s=GRACE_S,
             ports=spec.ports,
+            egress=spec.requirements.egress,
         )
         for name in spec.secrets:
             if len(secrets[name].encode()) > SECRET_BYTES_MAX:
@@ -89,6 +91,8 @@ class Demands:
         manifest = manifest_of(job, job.checkpoint, left_s)
         window_ends_at = now + rules.quote_window_s
         stands = MOVE_STANDS_S if job.gang else stands_s(job)
+        if job.nodes > 1:  # quotes of a gang wait for each other: no longer than they are held
+            stands = min(stands, max(0.0, rules.hold_s - rules.quote_window_s - HOLD_MARGIN_S))
         excluded = job.excluded
         if job.gang:
             here = (self._keeper.agreements[key].peer for key in job.gang)
@@ -119,7 +123,7 @@ class Demands:
             token=self._ports.chain.info.token,
             slash_bps=0,
             exclude=excluded,
-            coordinate=Coordinate(),
+            coordinate=self._bulletin.atlas.here,
             quote_by_ms=int(window_ends_at * 1000),
             expires_at_s=int(window_ends_at + stands) + 1,
         )

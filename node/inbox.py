@@ -6,6 +6,8 @@ with a refusal, counted, and never climbs past this room.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
@@ -74,7 +76,8 @@ class Inbox:
     async def _handle(self, peer: bytes, message: Message) -> Message:
         match message:
             case Quote():
-                self._wishes.hear_quote(peer, message)
+                believed = replace(message, offer=self._bulletin.believed(message.offer))
+                self._wishes.hear_quote(peer, believed)
             case Accept():
                 await self._accept(self._mine(message.agreement, peer, Role.PROVIDER), message)
             case Release():

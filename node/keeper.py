@@ -8,6 +8,7 @@ duties are performed by whom it is given, and what they learn comes back as even
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +22,16 @@ from market.codec import decode, encode
 from market.duties import Duty, MakeBeat, Submit, duties, pace_s
 from market.errors import LimitError, MarketError
 from market.escrow import ChainFact
-from market.events import BeatHeard, BeatMade, BeatTaken, Event, LogPulled, Looked, Ticked
+from market.events import (
+    BeatHeard,
+    BeatMade,
+    BeatTaken,
+    Event,
+    LogPulled,
+    Looked,
+    Staging,
+    Ticked,
+)
 from market.job import Chosen, Job, JobDuty, JobEvent, JobTicked, Moved
 from market.job_apply import apply as apply_job
 from market.limits import (
@@ -37,7 +47,7 @@ log = structlog.get_logger("keeper")
 VOID_KEPT: Final = 512  # quotes that came to nothing, kept for their provider to look at ...
 VOID_S: Final = 600  # ... and for so long after their opening could have been mined
 INBOX_MAX: Final = 4096  # events waiting for a beat; the sender waits, a peer is refused
-_QUIET = (Ticked, Looked, BeatMade, BeatTaken, BeatHeard, LogPulled)
+_QUIET = (Ticked, Looked, Staging, BeatMade, BeatTaken, BeatHeard, LogPulled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +149,11 @@ class Keeper:
         """Tell the keeper; waits when it is behind."""
         await self._send.send(_Posted(item))
 
+    def mention(self, item: Item) -> None:
+        """Tell the keeper what it may as well miss; when it is behind, it does."""
+        with suppress(trio.WouldBlock):
+            self._send.send_nowait(_Posted(item))
+
     async def heed(self, item: Item) -> None:
         """Tell the keeper what a peer said, and wait until it is journaled.
 
@@ -199,8 +214,10 @@ class Keeper:
             if isinstance(item, ChainBatch) and item.facts:
                 notes += self.witness(item)
         for note in notes:
-            assert note.data is not None, "a note is written over, not taken back"
-            self.notes[note.key] = note.data
+            if note.data is None:
+                self.notes.pop(note.key, None)
+            else:
+                self.notes[note.key] = note.data
         for item in items:
             self._take(item, now, lines)
         for key, agreement in self.agreements.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import trio
@@ -16,12 +16,17 @@ from node.adapters.devices.declared import Declared
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.disk.logs import Logs
-from node.adapters.ethereum.chain import ChainConfig, open_chain
+from node.adapters.engine.driver import EngineSandbox
+from node.adapters.ethereum.chain import open_chain
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings
+from node.adapters.outside.tcp import TcpOutside
+from node.adapters.registry.client import open_registry
+from node.adapters.registry.settings import RegistrySettings
 from node.adapters.sqlite.journal import open_journal
 from node.adapters.system.clock import SystemClock
 from node.adapters.system.entropy import SystemEntropy
@@ -46,6 +51,7 @@ class Place:
     declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
     ping_interval_s: float = 15.0
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
 
 
 @asynccontextmanager
@@ -68,13 +74,16 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
         blobs = await open_blobs(data / "blobs", bytes_max=BLOBS_BYTES_MAX, pinned=frozenset)
+        registry = await stack.enter_async_context(open_registry(place.registries))
         chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
         chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
         devices = discover(place.declared)
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
             settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
-            sandbox = OciSandbox(settings, blobs, devices)
+            make = OciSandbox if settings.driver == "oci" else EngineSandbox
+            # It may ask an engine over a socket, or wake what a killed node left asleep.
+            sandbox = await trio.to_thread.run_sync(make, settings, blobs, devices)
         network = await stack.enter_async_context(run_network(network_config, signer.seed, clock))
         ports = Ports(
             gossip=network,
@@ -83,6 +92,8 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             sandbox=sandbox,
             devices=devices,
             blobs=blobs,
+            registry=registry,
+            outside=TcpOutside(),
             logs=Logs(data / "logs"),
             journal=journal,
             signer=signer,

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from market.errors import SandboxError
 from market.terms import Artifact
-from node.ports import Check, Execution, Observed, Pipe, RunState, Terminal, Workspace
+from node.ports import Check, Execution, Listener, Observed, Pipe, RunState, Terminal, Workspace
 
 
 class NoSandbox:
@@ -48,6 +48,10 @@ class NoSandbox:
         raise SandboxError("this node sells nothing", hint="add a [provider] table")
 
     def connect(self, work_id: str, port: int) -> AbstractAsyncContextManager[Pipe]:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
+    def listen(self, work_id: str, port: int) -> AbstractAsyncContextManager[Listener]:
         """Nothing runs."""
         raise SandboxError("this node sells nothing", hint="add a [provider] table")
 

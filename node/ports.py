@@ -7,7 +7,7 @@ simulated ones. Adapters hold no rules. Every method may be cancelled; those tha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +16,8 @@ from typing import Any, Protocol
 from market.chainlog import EscrowEvent
 from market.errands import Errand
 from market.escrow import ChainFact, ChainOrder
+from market.image import Reference
+from market.reach import Target
 from market.signing import Domain
 from market.terms import Artifact, Manifest
 from market.units import UnixTime
@@ -196,6 +198,12 @@ class Chain(Protocol):
     async def account(self, wallet: bytes, operator: bytes) -> Account:
         """The ledger of one wallet, as of the newest block. Raises ChainError."""
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """What the operator may lock of the wallet's free balance now, in base units. ChainError.
+
+        Cheaper than `account`: a provider asks it of strangers.
+        """
+
     async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
         """All that ever happened to the wallet and its agreements, in chain order, up to now.
 
@@ -309,6 +317,24 @@ class Pipe(Protocol):
         """No more will be sent; the other end reads an end, and may go on talking."""
 
 
+class Listener(Protocol):
+    """Connections that a job makes to one of its own ports, which we hold."""
+
+    async def accept(self) -> AbstractAsyncContextManager[Pipe]:
+        """The next one. Raises SandboxError once there will be no more."""
+
+
+class Outside(Protocol):
+    """The network beyond this machine, as far as jobs may reach it."""
+
+    def connect(self, target: Target) -> AbstractAsyncContextManager[Pipe]:
+        """A TCP connection. A name is resolved here, and private addresses behind it refused; an
+        address written as such is taken as it is, since the owner wrote it.
+
+        Entering raises UnreachableError or RefusedError.
+        """
+
+
 class Execution(Protocol):
     """A program started in a running job, beside its own. Leaving its `async with` kills it."""
 
@@ -394,6 +420,12 @@ class Sandbox(Protocol):
         """A TCP connection to what listens on 127.0.0.1:`port` inside the job.
 
         Entering raises SandboxError if the job does not run or nothing listens there.
+        """
+
+    def listen(self, work_id: str, port: int) -> AbstractAsyncContextManager[Listener]:
+        """Take connections that the job makes to 127.0.0.1:`port`, inside it.
+
+        Entering raises SandboxError if the job does not run or the port is taken.
         """
 
     def execute(
@@ -487,8 +519,35 @@ class Blobs(Protocol):
     async def export(self, hash_: bytes, path: str) -> None:
         """Write a complete blob to a file, replacing it in one step. Raises NotFoundError."""
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        """Make a complete blob readable at `path`, where nothing is yet, without a copy if the
+        disk allows. Whoever gets it must not write to it. Raises NotFoundError."""
+
     async def discard(self, hash_: bytes) -> None:
         """Forget a blob, complete or not."""
+
+    def keep(self, needed: Callable[[], Container[bytes]]) -> None:
+        """Set, once: which blobs must stay when room is made, asked each time it is."""
+
+
+class Registry(Protocol):
+    """Where images come from that no peer has: OCI registries, reached under this node's rules."""
+
+    def is_open(self, reference: Reference) -> bool:
+        """Whether the host is asked without credentials: what it gives is anybody's."""
+
+    async def manifest(self, reference: Reference) -> bytes:
+        """The manifest or index behind a digest (checked) or, without one, a tag.
+
+        Raises NotFoundError, RefusedError if this node may not have it or may not go there,
+        IntegrityError, UnreachableError.
+        """
+
+    def blob(
+        self, reference: Reference, digest: bytes, offset: int
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """The bytes of one of the image's blobs from `offset` on, unchecked. Raises likewise,
+        LimitError if there are none from there on."""
 
 
 class Logs(Protocol):
@@ -587,6 +646,8 @@ class Ports:
     sandbox: Sandbox
     devices: Devices
     blobs: Blobs
+    registry: Registry
+    outside: Outside
     logs: Logs
     journal: Journal
     signer: Signer

@@ -28,12 +28,8 @@ from market.duties import (
 )
 from market.errors import (
     ChainError,
-    IntegrityError,
-    LimitError,
-    NotFoundError,
     RefusedError,
     SandboxError,
-    UnreachableError,
 )
 from market.events import (
     Acknowledged,
@@ -47,7 +43,6 @@ from market.events import (
     Looked,
     Released,
     Scrubbed,
-    Staged,
 )
 from market.messages import Beat, Done, Quote, Report, WorkState
 from market.signing import agreement_id, digest, extension_digest, heartbeat_digest
@@ -55,7 +50,6 @@ from market.slots import choose_units
 from market.terms import (
     NOBODY,
     Demand,
-    Env,
     Extension,
     Heartbeat,
     Money,
@@ -66,13 +60,13 @@ from market.terms import (
 )
 from market.units import UnixTime
 from market.voucher import deposit_for
-from node.artifacts import Artifacts, pull_all
 from node.config import Config
 from node.keeper import Keeper
 from node.mail import Mail
-from node.ports import Observed, Ports, RunState, Workspace
+from node.ports import Observed, Ports, RunState
 from node.queue import Decision
 from node.shop import Shop
+from node.staging import Stager
 
 log = structlog.get_logger("provider")
 QUOTED_MAX = 4096  # offers as quoted, kept until the quote is heard
@@ -84,7 +78,7 @@ class Provider:
     """The selling half of a node: what it owes."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, artifacts: Artifacts,
+        self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, stager: Stager,
         shop: Shop,
     ) -> None:  # fmt: skip
         """`shop` says what is for sale; the queue says to whom."""
@@ -92,7 +86,7 @@ class Provider:
         self._ports = ports
         self._keeper = keeper
         self._mail = mail
-        self._artifacts = artifacts
+        self._stager = stager
         self._shop = shop
         self._quoted: dict[bytes, tuple[Offer, bool]] = {}  # agreement: offer, image cached
         self._paying: dict[tuple[bytes, bytes], tuple[float, int]] = {}
@@ -115,7 +109,7 @@ class Provider:
             return None
         terms = self._terms(decision, kind.map(slots), now)
         id_ = agreement_id(terms, self._ports.chain.info.domain)
-        self._quoted[id_] = (offer, demand.image in self._shop.cached)
+        self._quoted[id_] = (offer, demand.image in offer.cached_images)
         while len(self._quoted) > QUOTED_MAX:
             del self._quoted[next(iter(self._quoted))]
         return Agreement(
@@ -182,12 +176,10 @@ class Provider:
         asked_at, able = self._paying.get(who, (0.0, 0))
         if now - asked_at >= PAYING_S:
             try:
-                account = await self._ports.chain.account(*who)
+                able = await self._ports.chain.spendable(*who)
             except ChainError as problem:
                 log.info("a deposit was not looked at", problem=str(problem))
                 return True
-            valid = account.operator_expires_at_s > now
-            able = min(account.free, account.operator_allowance) if valid else 0
             self._paying.pop(who, None)
             self._paying[who] = (now, able)
             while len(self._paying) > PAYERS_MAX:
@@ -202,7 +194,7 @@ class Provider:
             case SendQuote():
                 return await self._send_quote(a)
             case Stage():
-                return await self._stage(a)
+                return await self._stager.stage(a)
             case Start() | Look():
                 return await self._start_or_look(a, start=isinstance(duty, Start))
             case TakeCheckpoint():
@@ -273,29 +265,6 @@ class Provider:
             return (Released(f"the requester declined: {problem}"),)
         return (Acknowledged(),)
 
-    async def _stage(self, a: Agreement) -> Iterable[Event]:
-        manifest = a.manifest
-        assert manifest is not None, "only what was accepted is staged"
-        wanted = (manifest.image, *manifest.inputs)
-        if manifest.resume is not None:
-            wanted = (*wanted, manifest.resume)
-        try:
-            await pull_all(self._artifacts, a.peer, wanted)
-            secrets = tuple(
-                (sealed.name, self._ports.signer.unseal(sealed.box).decode())
-                for sealed in a.secrets
-            )
-            units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            told = replace(manifest, envs=(*manifest.envs, *gang_envs(a.rank, a.num_nodes)))
-            workspace = Workspace(a.id.hex(), told, units, secrets)
-            await self._ports.sandbox.prepare(workspace)
-        except UnreachableError as problem:
-            log.info("staging waits", agreement=a.id.hex()[:12], problem=str(problem))
-            return ()
-        except (SandboxError, LimitError, NotFoundError, IntegrityError, ValueError) as problem:
-            return (Broke(f"staging: {problem}"),)
-        return (Staged(),)
-
     async def _collect(self, a: Agreement) -> Iterable[Event]:
         if a.manifest is None or not a.staged:
             return (Collected(()),)
@@ -344,17 +313,6 @@ class Provider:
         if a.phase in (Phase.QUOTED, Phase.VOID):
             return b""
         return await self._ports.sandbox.read_log(a.id.hex(), offset, limit)
-
-
-def gang_envs(rank: int, num_nodes: int) -> tuple[Env, ...]:
-    """What a node of a gang is told of its place: our names, and those that torchrun reads."""
-    if num_nodes == 1:
-        return ()
-    told = {
-        "SOUK_NODE_RANK": rank, "SOUK_NUM_NODES": num_nodes,
-        "PET_NODE_RANK": rank, "PET_NNODES": num_nodes,
-    }  # fmt: skip
-    return tuple(Env(name, str(value)) for name, value in told.items())
 
 
 def _looked(a: Agreement, seen: Observed) -> Looked:

@@ -15,7 +15,7 @@ import structlog
 
 from market.agreement import Agreement, Phase, Role
 from market.backfill import Starts
-from market.constraints import misfit
+from market.constraints import lacking, misfit
 from market.contest import decide, price
 from market.cost import expected_cost, needed_units, smallest_count
 from market.events import Preempted
@@ -43,7 +43,8 @@ POSTED_S = 5.0  # a decision that the keeper did not follow is made again
 PROMISE_S = 60.0  # freed units wait so long, after the grace, for whom they were freed
 UNTAKEN_MAX = 3  # who lets so many of our holds run out goes last ...
 UNTAKEN_S = 600.0  # ... for so long
-HOLDS_PER_PEER_MAX = 16  # quotes of ours that one requester can keep waiting at a time
+HOLDS_MAX = 16  # quotes of ours that one requester can keep waiting at a time ...
+HOLDS_STRANGER = 4  # ... a stranger fewer, and one more for each agreement it has paid for
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,13 @@ class Queue:
 
     def __init__(
         self, rules: Rules, shop: Shop, keeper: Keeper, bulletin: Bulletin, propose: Propose,
-        can_pay: CanPay,
+        can_pay: CanPay, paid_for: Callable[[bytes], int],
     ) -> None:  # fmt: skip
         """Lives in memory: what was quoted is in the journal, what waits is gossiped again.
 
         `propose` makes the held, signed agreement inside the keeper's beat; `can_pay` says whether
-        a requester's deposit covers an amount.
+        a requester's deposit covers an amount, `paid_for` how many agreements of its wallet ended
+        with a payment, to anybody.
         """
         self._window_s = rules.quote_window_s
         self._shop = shop
@@ -89,6 +91,7 @@ class Queue:
         self._bulletin = bulletin
         self._propose = propose
         self._can_pay = can_pay
+        self._paid_for = paid_for
         self._since: dict[tuple[bytes, bytes], tuple[float, float]] = {}  # (peer, job): came, seen
         self._posted: dict[bytes, float] = {}
         self._best: dict[tuple[bytes, bytes], tuple[float, bool]] = {}
@@ -207,9 +210,14 @@ class Queue:
                 continue
             if demand_id in answered or (demand.peer, demand.job_id) in answered:
                 continue
-            if held.get(demand.peer, 0) >= HOLDS_PER_PEER_MAX or demand.expires_at_s <= now:
+            holds_max = min(HOLDS_MAX, HOLDS_STRANGER + self._paid_for(demand.requester))
+            if held.get(demand.peer, 0) >= holds_max or demand.expires_at_s <= now:
                 continue
-            fitting = [(ware, offer) for ware, offer in able if not misfit(demand, offer, now)]
+            fitting = [
+                (ware, offer)
+                for ware, offer in able
+                if not misfit(demand, offer, now) and not lacking(demand, offer)
+            ]
             if not fitting:
                 continue
             ware, offer = min(fitting, key=lambda f: (expected_cost(demand, f[1], now).total,

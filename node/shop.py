@@ -7,21 +7,21 @@ Prices, policy and opening hours may change while the node runs (`reconfigure`, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
-from market.limits import CACHED_IMAGES_MAX
 from market.reputation import PRIOR_PPM
 from market.site import Running, Site, past_use
 from market.terms import Coordinate, Offer
 from market.units import UnixTime
 from node.config import Config, Selling
+from node.images import Images
 from node.keeper import Keeper, Noted
-from node.ports import Ports, Unit
+from node.ports import Check, Ports, Unit
 
 log = structlog.get_logger("shop")
 START_UP_MS = 1500  # stated until this machine has measured its own
@@ -84,7 +84,7 @@ class Shop:
     """What is for sale."""
 
     def __init__(
-        self, config: Config, ports: Ports, keeper: Keeper,
+        self, config: Config, ports: Ports, keeper: Keeper, images: Images,
         here: Callable[[], Coordinate] = Coordinate,
         standing: Callable[[], int] = lambda: PRIOR_PPM,
     ) -> None:  # fmt: skip
@@ -100,8 +100,10 @@ class Shop:
         self._standing = standing
         self.selling = config.selling
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
+        self.closing = False  # this process is about to end; the next one opens as before
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
-        self.cached: tuple[bytes, ...] = ()
+        self._images = images
+        self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
 
     # Changed without a restart.
@@ -128,10 +130,28 @@ class Shop:
         await self._keeper.heed(Noted(MODE_NOTE, mode.value.encode()))
         log.info("shop", mode=mode.value)
 
+    async def examine(self) -> None:
+        """Ask the sandbox whether this machine may run strangers' code.
+
+        It sells nothing until then, and after that only if every critical check is well.
+        """
+        if self.selling is None:
+            return
+        self.checks = await self._ports.sandbox.preflight()
+        for check in self.unfit:
+            log.error("not fit to sell", check=check.name, found=check.sentence, fix=check.fix)
+
+    @property
+    def unfit(self) -> tuple[Check, ...]:
+        """The checks that keep this node from selling."""
+        return tuple(one for one in self.checks or () if one.critical and not one.ok)
+
     @property
     def sells(self) -> bool:
         """Whether demands are answered now."""
-        return self.selling is not None and self.mode is Mode.OPEN
+        examined = self.checks is not None and not self.unfit
+        open_now = self.mode is Mode.OPEN and not self.closing
+        return self.selling is not None and open_now and examined
 
     @property
     def drained(self) -> bool:
@@ -217,6 +237,7 @@ class Shop:
             coordinate=self._here(),
             cached_images=self.cached,
             expires_at_s=int(now) + rules.offer_lifetime_s,
+            egress=selling.egress,
         )
 
     def ware_of(self, a: Agreement) -> tuple[Kind, Ware] | None:
@@ -227,6 +248,11 @@ class Shop:
                     if ware.preemptible == a.preemptible or len(kind.wares) == 1:
                         return kind, ware
         return None
+
+    @property
+    def cached(self) -> tuple[bytes, ...]:
+        """The images that are complete here, the latest used first."""
+        return self._images.cached()
 
     # How busy it is.
 
@@ -291,7 +317,7 @@ class Shop:
         share = 1.0
         for a in self._keeper.agreements.values():
             if a.role is Role.PROVIDER and a.ended and a.ending is Ending.FINISHED:
-                ran = min(1.0, a.metered_s / max(1, a.terms.timing.duration_s))
+                ran = min(1.0, a.metered_s / max(1, a.extended.timing.duration_s))
                 share += SMOOTHING * (ran - share)
         return share
 
@@ -303,26 +329,13 @@ class Shop:
         self.start_up_ms = int(before + SMOOTHING * (now_ms - before))
         await self._keeper.post(Noted(START_NOTE, self.start_up_ms.to_bytes(8, "big")))
 
-    async def look(self) -> None:
-        """See which images of late are still in the blob store, the newest first."""
-        images: dict[bytes, None] = {}
-        recent = sorted(self._keeper.agreements.values(), key=lambda a: -a.created_at_ms)
-        for a in recent:
-            if a.role is Role.PROVIDER and a.staged and a.manifest is not None:
-                images.setdefault(a.manifest.image.hash)
-        self.cached = tuple(await self._kept(list(images)[: 2 * CACHED_IMAGES_MAX]))
-
-    async def _kept(self, images: Iterable[bytes]) -> list[bytes]:
-        kept = [hash_ for hash_ in images if await self._ports.blobs.size(hash_) is not None]
-        return kept[:CACHED_IMAGES_MAX]
-
 
 def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:
     """When it frees its units at the latest. A hold that is taken lasts for its whole duration."""
     if a.ending is not Ending.NONE or a.phase is Phase.CLOSING:
         return UnixTime(now + CLOSING_S)
     begun = float(a.opened_at_s or now)
-    return UnixTime(max(now, begun + a.terms.timing.duration_s))
+    return UnixTime(max(now, begun + a.extended.timing.duration_s))
 
 
 def _noted(kind: type[Mode], data: bytes | None) -> Mode:

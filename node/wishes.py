@@ -206,7 +206,8 @@ class Wishes:
         reason = reason_to_wait(demand, self._bulletin.book, now, decimals=decimals)
         if demand.num_nodes > 1 and quoted:
             reason = f"{quoted} of {demand.num_nodes} nodes are held; {reason}"
-        return (JobHappened(job.id, Waited(reason)),)
+        found = explain(demand, self._bulletin.book, now, decimals=decimals)
+        return (JobHappened(job.id, Waited(reason, found.lines())),)
 
     async def _give_up(
         self, job: Job, demand: Demand, ranked: tuple[RankedQuote, ...], now: UnixTime

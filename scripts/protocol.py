@@ -24,6 +24,8 @@ from market.codec import describe
 from node.artifacts import PROTOCOL as BLOB
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
+from node.tunnels.accept import PROTOCOL as TUNNEL
+from node.tunnels.execute import PROTOCOL as EXEC
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -81,9 +83,16 @@ def _lines() -> Iterator[str]:
     yield ""
     for word, kind in messages.KINDS.items():
         yield from _section(word, kind)
-    yield "## Frames of a blob channel"
+    yield "## First frames of channels"
     yield ""
-    for frame in (messages.Fetch, messages.Fetched):
+    for frame in (
+        messages.Fetch,
+        messages.Fetched,
+        messages.Dial,
+        messages.Dialled,
+        messages.Execute,
+        messages.Executing,
+    ):
         yield from _section(frame.__name__, frame)
     yield "## Values inside messages"
     yield ""
@@ -144,9 +153,14 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
   sender spends credit, {limits.CHUNK_BYTES * limits.CREDIT_CHUNKS} bytes in flight at most, which
   the reader gives back as the application takes frames. END and ENDED
   tell a clean end from a broken line.
-- **`{BLOB}`** is the only channel so far: the asker sends `Fetch`, the other answers `Fetched` and
-  the bytes from `offset` on, in frames. The asker checks the announced size and the hash. A peer is
-  served only what an agreement with it names.
+- **`{BLOB}`**: the asker sends `Fetch`, the other answers `Fetched` and the bytes from `offset` on,
+  in frames. The asker checks the announced size and the hash. A peer is served what an agreement
+  with it names, and the parts of images that anybody may have.
+- **`{TUNNEL}`**: a job's requester sends `Dial`, its provider answers `Dialled`; then every frame
+  is bytes of one TCP connection, either way. An empty frame ends one way; a channel that ends
+  before both ways have is a connection that broke.
+- **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
+  until the one with the exit code. A channel that ends without it is a program that was killed.
 """
 
 

@@ -212,6 +212,38 @@ system_install() {
     install_packages $(missing_packages)
 }
 
+# ---- engines: what only the tests need beside runc ------------------------------------------------
+
+engines_title="system packages for the tests of other sandboxes"
+engines_hint=$system_hint
+
+missing_engines() {
+    command -v crun >/dev/null || printf 'crun '
+    command -v podman >/dev/null || printf 'podman '
+    command -v catatonit >/dev/null || [ -x /usr/libexec/podman/catatonit ] || printf 'catatonit '
+    command -v dockerd >/dev/null || printf 'docker.io '
+    command -v cc >/dev/null || printf 'gcc libc6-dev ' # the stand-in of a GPU's driver
+}
+
+engines_ready() {
+    engines_missing=$(missing_engines)
+    [ -n "$engines_missing" ] || return 0
+    if can_install_packages; then
+        return 1
+    fi
+    engines_advice="install as root: ${engines_missing% }"
+    if [ "${CI:-}" = true ]; then
+        die "packages for the tests are missing and CI=true; $engines_advice"
+    fi
+    say "run: tests of other sandboxes will be skipped; to have them, $engines_advice"
+}
+
+# Debian starts a Docker for everybody as it installs it; ours are started by the tests.
+engines_install() {
+    # shellcheck disable=SC2046 # one word per package
+    install_packages $(missing_engines)
+}
+
 # ---- anvil: the local chain ----------------------------------------------------------------------
 
 anvil_title="anvil, the local chain"

@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market", "market.errands", "market.errors", "market.limits"),
     ("market.codec", "market.units"),
     ("market.terms",),
-    ("market.messages", "market.escrow", "market.chainlog"),
+    ("market.messages", "market.escrow", "market.chainlog", "market.image", "market.reach"),
     ("market.signing", "market.voucher", "market.coordinates", "market.models", "market.ledger"),
     ("market.reallocation", "market.reputation", "market.statement"),
     ("market.progress",),
@@ -55,28 +55,39 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("market.defrag",),
     ("market.policy", "market.contest"),
-    ("market.simulate", "market.simulate.training"),
+    ("market.simulate", "market.simulate.training", "market.simulate.churn"),
     ("market.simulate.rounds",),
     ("market.simulate.jobs",),
     ("market.simulate.readers", "market.simulate.queueing"),
-    ("market.simulate.metrics", "market.simulate.placing"),
+    ("market.simulate.metrics", "market.simulate.placing", "market.simulate.moving"),
     ("market.simulate.planners",),
     # market, agreements and jobs
     ("market.agreement",),
     ("market.events", "market.duties", "market.job"),
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
+    ("market.jobschema",),
     # node, one running node
     ("node", "node.ports"),
-    ("node.config", "node.jobtext", "node.mail", "node.artifacts", "node.nosandbox"),
+    ("node.config", "node.mail", "node.artifacts", "node.nosandbox", "node.atlas", "node.standing"),
+    ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
+    ("node.images",),
+    ("node.holdings", "node.tunnels", "node.tunnels.splice"),
+    ("node.tunnels.connect",),
+    ("node.tunnels.accept", "node.tunnels.execute"),
+    ("node.tunnels.dial", "node.tunnels.enter"),
     ("node.demands", "node.shop"),
     ("node.queue", "node.requester", "node.wishes"),
+    ("node.tunnels.egress",),
+    ("node.staging",),
     ("node.provider",),
     ("node.inbox", "node.desk", "node.desk.rows"),
     (
         "node.desk.jobs",
+        "node.desk.images",
         "node.desk.market",
         "node.desk.money",
+        "node.desk.books",
         "node.desk.network",
         "node.desk.earning",
         "node.desk.series",
@@ -98,6 +109,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.adapters.devices.*",
         "node.adapters.keystore.*",
         "node.adapters.system.*",
+        "node.adapters.registry.*",
+        "node.adapters.outside.*",
     ),
     ("node.adapters.engine.*",),  # oci's house with another who makes the containers
     ("node.web.*",),
@@ -114,6 +127,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 # An adapter fills a port: it may know the rules' words, its port and its settings, and no more.
 ADAPTERS_MAY_KNOW = ("market", "node.ports", "node.config")
+# One room more, for one that is the same house with another who makes the containers.
+ADAPTERS_MAY_ALSO_KNOW = {"node.adapters.engine": "node.adapters.oci"}
 
 PURE = "market/"
 IMPURE_MODULES = frozenset(
@@ -164,15 +179,17 @@ FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
     "node/ports.py": 660,  # the waist: one page to read before any adapter
-    "market/apply.py": 440,  # every event in one match: the only place where a phase changes
-    "market/spec.py": 420,  # the job file's keys and their readers: one page to look them up
+    "market/apply.py": 470,  # every event in one match: the only place where a phase changes
+    "node/cli/settings.py": 440,  # a reader for each table of one file
+    "market/spec.py": 440,  # the job file's keys and their readers: one page to look them up
     "market/duties.py": 460,  # half of it names the duties, half derives them: one thought
+    "node/keeper.py": 410,  # the four beats and what may be told to it
     "market/book.py": 420,  # one structure, kept whole while it is measured
     "node/adapters/oci/driver.py": 430,  # the port's methods, each short
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
 }  # path: lines, for the few that are better whole; say why
 LONG_FUNCTIONS: dict[str, int] = {
-    "node/cli/simulate.py:simulate": 110,  # its signature and help are two thirds of it
+    "node/cli/simulate.py:simulate": 115,  # its signature and help are two thirds of it
 }  # path:function: lines, likewise
 
 TODO_WITHOUT_NUMBER = re.compile(r"(#|//)\s*(TODO|FIXME|XXX)\b(?!\s*\(?#\d)")
@@ -274,8 +291,15 @@ def adapters_hold_no_rules(file: SourceFile) -> Iterator[str]:
     if not file.is_in("node/adapters/"):
         return
     own = floor_entry(file.module)
+    also = [
+        known
+        for room, known in ADAPTERS_MAY_ALSO_KNOW.items()
+        if f"{file.module}.".startswith(f"{room}.")
+    ]
     for line, name, _ in imports(file, is_module_here):
-        known = any(name == one or name.startswith(f"{one}.") for one in ADAPTERS_MAY_KNOW)
+        known = any(
+            name == one or name.startswith(f"{one}.") for one in (*ADAPTERS_MAY_KNOW, *also)
+        )
         at_home = name == "node.adapters" or floor_entry(name) == own
         if is_ours(name) and not known and not at_home:
             yield f"{file.path}:{line}: an adapter imports {name}; it may know its port only"

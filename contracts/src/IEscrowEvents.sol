@@ -65,8 +65,7 @@ interface IEscrowEvents is IEscrowTypes {
     event Ruled(bytes32 indexed id, uint96 slashed);
     /// @notice Always followed by Closed.
     event Slashed(bytes32 indexed id, uint256 slashed, uint256 toVictim, uint256 burned);
-    /// @notice The end: `paid` less what the last Claimed said credited to the provider (a call that
-    /// pays and closes says only this), units freed, `refunded` of the deposit and a bond still locked back to the
+    /// @notice The end: units freed, `refunded` of the deposit and a bond still locked back to the
     /// requester, collateral not slashed back to the provider's stake.
     event Closed(bytes32 indexed id, uint96 paid, uint256 refunded);
     event Cancelled(bytes32 indexed id);

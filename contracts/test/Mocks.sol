@@ -91,3 +91,133 @@ contract NativeThief {
         if (again) ESCROW.withdraw(address(0), 1);
     }
 }
+
+/// @notice transfer and transferFrom return nothing, like the largest dollar on the main chain.
+contract SilentToken {
+    mapping(address => uint256) public balanceOf;
+
+    function mint(address account, uint256 amount) external {
+        balanceOf[account] += amount;
+    }
+
+    function transfer(address to, uint256 amount) external {
+        balanceOf[msg.sender] -= amount;
+        balanceOf[to] += amount;
+    }
+
+    function transferFrom(address from, address to, uint256 amount) external {
+        balanceOf[from] -= amount;
+        balanceOf[to] += amount;
+    }
+}
+
+/// @notice Returns false instead of reverting, and moves nothing.
+contract FalseToken is ERC20("false", "FALSE") {
+    function transferFrom(address, address, uint256) public pure override returns (bool) {
+        return false;
+    }
+}
+
+/// @notice Delivers one more than it was asked for.
+contract GenerousToken is ERC20("generous", "GEN") {
+    function _update(address from, address to, uint256 amount) internal override {
+        super._update(from, to, amount);
+        if (from != address(0)) super._update(address(0), to, 1);
+    }
+
+    function mint(address account, uint256 amount) external {
+        _mint(account, amount);
+    }
+}
+
+/// @notice Its issuer may stop every transfer.
+contract PausableToken is ERC20("pausable", "PAUSE") {
+    bool public paused;
+
+    function mint(address account, uint256 amount) external {
+        _mint(account, amount);
+    }
+
+    function pause(bool paused_) external {
+        paused = paused_;
+    }
+
+    function _update(address from, address to, uint256 amount) internal override {
+        require(!paused, "paused");
+        super._update(from, to, amount);
+    }
+}
+
+/// @notice A contract wallet that, once broken, reverts whatever it is asked; before that it says
+/// yes to one owner. It may also try to call the escrow while it is asked.
+contract MoodyWallet {
+    enum Mood {
+        Good,
+        Reverts,
+        Garbage,
+        Burns,
+        Reenters
+    }
+
+    address public immutable OWNER;
+    Mood public mood;
+    address public target;
+    bytes public data;
+
+    constructor(address owner) {
+        OWNER = owner;
+    }
+
+    function set(Mood mood_, address target_, bytes calldata data_) external {
+        (mood, target, data) = (mood_, target_, data_);
+    }
+
+    function isValidSignature(bytes32 hash, bytes calldata signature)
+        external
+        returns (bytes4 magic)
+    {
+        if (mood == Mood.Reverts) revert("broken");
+        if (mood == Mood.Garbage) {
+            assembly {
+                mstore(0, not(0))
+                return(0, 3)
+            }
+        }
+        if (mood == Mood.Burns) while (true) {}
+        if (mood == Mood.Reenters) {
+            (bool done,) = target.call(data); // under a staticcall, whatever writes reverts
+            require(done, "refused");
+        }
+        if (ECDSA.recover(hash, signature) == OWNER) magic = 0x1626ba7e;
+    }
+
+    function run(address to, bytes calldata data_) external {
+        require(mood == Mood.Good, "broken");
+        (bool done,) = to.call(data_);
+        require(done, "refused");
+    }
+}
+
+/// @notice While it is being paid, does something else with the escrow.
+contract NativeMeddler {
+    Escrow public immutable ESCROW;
+    bytes public data;
+    bool public done;
+
+    constructor(Escrow escrow) payable {
+        ESCROW = escrow;
+    }
+
+    function put(uint256 amount) external {
+        ESCROW.depositNative{value: amount}();
+    }
+
+    function take(uint256 amount, bytes calldata data_) external {
+        data = data_;
+        ESCROW.withdraw(address(0), amount);
+    }
+
+    receive() external payable {
+        (done,) = address(ESCROW).call(data);
+    }
+}

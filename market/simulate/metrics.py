@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from market.simulate.jobs import Job
 from market.simulate.queueing import QueueRun, Sample, Span
 from market.simulate.rounds import RoundRun
-from market.units import HOUR_S
+from market.units import HOUR_S, PPM
 
 UNFAIR = 1.05  # finish-time fairness above which a job was treated unfairly (Shockwave)
 
@@ -23,7 +23,9 @@ class Figures:
     the mean number of idle units while demands waited. `jain` is Jain's index over requesters of
     their mean (duration alone / completion time). Finish-time fairness is JCT / (duration alone x
     contention), contention being jobs over units and at least 1. `slo_pct` is of jobs with a
-    deadline, None where there are none.
+    deadline, None where there are none. `moves` are pauses, preemptions and changes of place;
+    `lost_gpu_h` is work done in vain, in GPU-hours, and `failed` counts jobs given up: both only
+    where units come and go.
     """
 
     policy: str
@@ -42,11 +44,13 @@ class Figures:
     unfair_pct: float
     slo_pct: float | None
     moves: int
+    lost_gpu_h: float = 0.0
+    failed: int = 0
 
 
 def of_queue(policy: str, run: QueueRun) -> Figures:
     """The figures of a run-to-completion simulation."""
-    return _figures(
+    found = _figures(
         policy,
         run.jobs,
         run.units,
@@ -55,8 +59,14 @@ def of_queue(policy: str, run: QueueRun) -> Figures:
         run.samples,
         sum((span.end_s - span.start_s) * span.units.bit_count() for span in run.spans),
         run.preemptions,
-        _paid(run.jobs, run.spans),
+        _paid((*run.jobs, *run.failed), run.spans),
     )
+    slo = found.slo_pct
+    missed = sum(1 for job in run.failed if job.deadline_s)
+    if missed:
+        due = sum(1 for job in run.jobs if job.deadline_s)
+        slo = (slo or 0.0) * due / (due + missed)
+    return replace(found, slo_pct=slo, lost_gpu_h=run.lost_unit_s / HOUR_S, failed=len(run.failed))
 
 
 def of_rounds(policy: str, run: RoundRun, jobs: Sequence[Job]) -> Figures:
@@ -167,6 +177,12 @@ def _figures(
 def _paid(jobs: Sequence[Job], spans: Sequence[Span]) -> int:
     price = {job.job_id: job.price_per_hour for job in jobs}
     return sum(
-        int(price[span.job_id] * span.units.bit_count() * (span.end_s - span.start_s) // HOUR_S)
+        int(
+            price[span.job_id]
+            * span.price_ppm
+            * span.units.bit_count()
+            * (span.end_s - span.start_s)
+            // (HOUR_S * PPM)
+        )
         for span in spans
     )

@@ -32,6 +32,7 @@ class PlacingRun:
     tasks: int
     failed: int
     moves: int
+    curve: tuple[tuple[float, float], ...] = ()  # (demand, allocated), in percent of all GPUs
 
 
 def stream(
@@ -66,6 +67,8 @@ def run_placing(
     tasks = stream(shapes, fleet.capacity_milli, np.random.default_rng([seed, 1]))
     mover = Mover(placer) if migrate else None
     demand, at_100, failed = 0, None, 0
+    curve = [(0.0, 0.0)]
+    capacity = max(1, fleet.capacity_milli)
     for number, shape in enumerate(tasks):
         demand += shape.gpu_milli
         placed = placer.place(shape)
@@ -75,11 +78,16 @@ def run_placing(
             failed += 1
         elif mover is not None:
             mover.add(placed)
+        if (
+            100.0 * demand >= (curve[-1][0] + 1.0) * fleet.capacity_milli
+            or number == len(tasks) - 1
+        ):
+            whole = max(1, fleet.capacity_milli)
+            curve.append((100.0 * demand / whole, 100.0 * fleet.allocated_milli / whole))
         if at_100 is None and demand >= fleet.capacity_milli:
             at_100 = fleet.allocated_milli
         if progress is not None and number % 100 == 0:
             progress(number, len(tasks))
-    capacity = max(1, fleet.capacity_milli)
     return PlacingRun(
         policy,
         seed,
@@ -89,4 +97,5 @@ def run_placing(
         len(tasks),
         failed,
         mover.moves if mover else 0,
+        tuple(curve),
     )

@@ -15,7 +15,7 @@ from market.preemption import victims
 from market.simulate.jobs import GRACE_S, Job
 from market.site import GROUP_UNITS, Policy, Queued, Running, Site, Usage, decayed, held_by
 from market.slots import choose_units
-from market.units import UnixTime
+from market.units import PPM, UnixTime
 
 LOOK_MAX = 512  # demands a policy looks at: the oldest; a longer queue only costs time
 MOVES_PER_JOB_MAX = 3  # a job that was preempted so often is left alone
@@ -23,13 +23,14 @@ MOVES_PER_JOB_MAX = 3  # a job that was preempted so often is left alone
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A job on its units from `start_s` to `end_s`."""
+    """A job on its units from `start_s` to `end_s`, paid at `price_ppm` of what it bids."""
 
     job_id: int
     requester: str
     units: int  # bitmap
     start_s: float
     end_s: float
+    price_ppm: int = PPM
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,11 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class QueueRun:
-    """A finished simulation. `first_start_s` and `finish_s` are by job id."""
+    """A finished simulation. `first_start_s` and `finish_s` are by job id.
+
+    Where units come and go: `failed` are jobs that lost their units too often, `lost_unit_s` is
+    work done in vain, in unit-seconds, and `gone` says when which unit was not there.
+    """
 
     jobs: tuple[Job, ...]
     units: int
@@ -53,6 +58,9 @@ class QueueRun:
     samples: tuple[Sample, ...]
     preemptions: int
     refused: int
+    failed: tuple[Job, ...] = ()
+    lost_unit_s: float = 0.0
+    gone: tuple[tuple[int, float, float], ...] = ()
 
 
 @dataclass(slots=True)

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import accumulate
 
+from market.errors import LimitError
 from market.policy.finish import CAREFUL, Standing, left_s
 from market.simulate.training import Throughputs, Training, profile_s, rescaled, wanted_batch
 
@@ -102,6 +104,8 @@ class _Live:
     training: Training
     met: int
     declared_s: float
+    longest_s: float
+    left: tuple[float, ...]  # seconds of the profile from each epoch on
     run_s: float = 0.0
     finish_s: float | None = None
 
@@ -126,6 +130,8 @@ def run_rounds(
 ) -> RoundRun:
     """Replay `jobs` under `planner`. Deterministic; `progress` hears (finished, total).
 
+    Raises LimitError where that takes more than ROUNDS_MAX rounds.
+
     `declared_s` is what requesters say of each job's duration, by id; without it they are right.
     """
     said = declared_s or {}
@@ -141,8 +147,10 @@ def run_rounds(
             job = coming.pop()
             for other in live.values():
                 other.met += 1
-            declared = said.get(job.job_id, job.isolated_s)
-            live[job.job_id] = _Live(job, job.training, len(live) + 1, declared)
+            alone = job.isolated_s
+            declared, longest = said.get(job.job_id, alone), int(alone * OVERTIME)
+            left = _sums(job.profile) if knowledge is Knowledge.PROFILE else ()
+            live[job.job_id] = _Live(job, job.training, len(live) + 1, declared, longest, left)
         if not live:
             if not coming:
                 return RoundRun(tuple(jobs), units, finish, tuple(rounds), busy, moves, cut_off)
@@ -159,7 +167,7 @@ def run_rounds(
             moves += resumed and state.run_s > 0
             ran = _run(state, throughputs, round_s, now, resumed=resumed)
             busy += ran * state.job.units
-            overtime = state.run_s > int(state.job.isolated_s * OVERTIME)
+            overtime = state.run_s > state.longest_s
             if state.training.steps_left <= 0 or overtime:
                 cut_off += state.training.steps_left > 0
                 assert state.finish_s is not None
@@ -170,12 +178,25 @@ def run_rounds(
         now += length
         if progress is not None:
             progress(len(finish), len(jobs))
-    raise AssertionError("the planner never finished the trace")
+    raise LimitError(
+        f"the trace is not done after {ROUNDS_MAX} rounds of {round_s:g} s",
+        hint="look for a job that takes for ever, or give more --units",
+    )
+
+
+def _sums(profile: tuple[float, ...]) -> tuple[float, ...]:
+    """What is left before each epoch and after the last; summed once, not in every round."""
+    return tuple(accumulate(reversed(profile), initial=0.0))[::-1]
 
 
 def _span(state: _Live, throughputs: Throughputs, round_s: float) -> float:
     speed = _speed(state.training, throughputs)
-    return min(int(speed * round_s), state.training.steps_left) / speed
+    return _steps(state.training, speed, round_s) / speed
+
+
+def _steps(training: Training, speed: float, round_s: float) -> int:
+    """Whole steps in one round; a step longer than a round is run to its end."""
+    return min(max(1, int(speed * round_s)), training.steps_left)
 
 
 def _speed(training: Training, throughputs: Throughputs) -> float:
@@ -189,7 +210,7 @@ def _run(
     training = state.training
     speed = _speed(training, throughputs)
     wish = wanted_batch(training)
-    steps = min(int(speed * round_s), training.steps_left)
+    steps = _steps(training, speed, round_s)
     ran = steps / speed
     state.finish_s = now + ran
     if resumed and ran > round_s - NEARLY_A_ROUND_S:
@@ -209,7 +230,7 @@ def _seen(state: _Live, knowledge: Knowledge, throughputs: Throughputs, ran_last
     if knowledge is Knowledge.PROFILE:
         count = len(job.profile)
         done = min(count, training.steps_run * count // max(1, training.steps))
-        alone, left = job.isolated_s, sum(job.profile[done:])
+        alone, left = state.left[0], state.left[done]
     elif knowledge is Knowledge.BLIND:
         low, high = (left_s(state.declared_s, state.run_s, one) for one in CAREFUL)
         alone, left = state.run_s + low, high

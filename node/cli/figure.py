@@ -6,13 +6,16 @@ and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from market.errors import SpecError
 from market.simulate.metrics import round_samples
+from market.simulate.placing import PlacingRun
 from market.simulate.queueing import QueueRun, Sample
 from market.simulate.rounds import RoundRun
 from market.units import HOUR_S
@@ -20,9 +23,10 @@ from market.units import HOUR_S
 FORMATS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart in grey and by the colour-blind.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+OTHERS, GONE = "#999999", "#E4E4E4"
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (8, 2)))
 TIMELINE_UNITS_MAX = 64  # more rows than this and a bar is thinner than a line
-REQUESTERS_NAMED_MAX = 8
+REQUESTERS_NAMED_MAX = 8  # as many as there are colours
 TICKS = (
     (1 / 60, "1 min"),
     (5 / 60, "5 min"),
@@ -35,20 +39,61 @@ TICKS = (
     (1536.0, "64 d"),
 )
 
+_UNDATED: Mapping[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+
 Bar = tuple[float, float, int, str]
 """(start h, hours, unit, requester)."""
 
 
-def draw(path: Path, runs: Mapping[str, QueueRun | RoundRun], title: str) -> None:
-    """Write the picture of the runs, by policy name, to a PNG, SVG or PDF. Raises SpecError."""
+def check(path: Path) -> None:
+    """Raise SpecError where no picture could be written to `path` later."""
     if path.suffix.lower() not in FORMATS:
         raise SpecError(f"{path.name} is no picture", hint=f"name it *{', *'.join(FORMATS)}")
-    try:
-        import matplotlib
-    except ImportError as problem:
+    if importlib.util.find_spec("matplotlib") is None:
         raise SpecError(
             "pictures need matplotlib", hint="install it with: pip install 'gridsouk[plot]'"
-        ) from problem
+        )
+    if not path.resolve().parent.is_dir():
+        raise SpecError(f"there is no directory {path.parent}", hint="make it first")
+
+
+def draw(path: Path, runs: Mapping[str, QueueRun | RoundRun], title: str) -> None:
+    """Write the picture of the runs, by policy name, to a PNG, SVG or PDF. Raises SpecError."""
+    with _page(path, title) as figure:
+        axes = figure.subplots(2, 2)
+        # The timeline is of the last run, where units come and go of the last that shows it.
+        last = [name for name, one in runs.items() if isinstance(one, QueueRun) and one.gone]
+        name = last[-1] if last else list(runs)[-1]
+        _over_time(axes[0][0], runs)
+        _utilisation(axes[0][1], runs)
+        _completion(axes[1][0], runs)
+        _timeline(axes[1][1], runs[name], name)
+        _legend(figure, axes[0][0])
+
+
+def draw_placings(path: Path, runs: Sequence[PlacingRun]) -> None:
+    """Write allocation over demand, as in Figure 9(a) of the FGD paper. Raises SpecError."""
+    with _page(path, "placement until demand is 130 % of the GPUs", size=(8, 3.6)) as figure:
+        whole, near = figure.subplots(1, 2)
+        low = min((run.final_pct for run in runs), default=90.0)
+        for index, run in enumerate(runs):
+            demand, allocated = zip(*run.curve, strict=True)
+            for axes in (whole, near):
+                axes.plot(demand, allocated, label=run.policy, lw=1.2, **_look(index))
+        for axes in (whole, near):
+            axes.plot([0, 100, 130], [0, 100, 100], color="0.6", lw=0.8, ls=":", zorder=0)
+            axes.set(xlabel="GPUs demanded (% of all)", ylabel="GPUs allocated (%)")
+        whole.set(title="(a) allocation", xlim=(0, 130), ylim=(0, 103))
+        near.set(title="(b) near saturation", xlim=(85, 130), ylim=(min(85, low - 2), 101))
+        _legend(figure, whole)
+
+
+@contextmanager
+def _page(path: Path, title: str, size: tuple[float, float] = (10, 6.4)) -> Iterator[Any]:
+    """A figure that is written when the block is left. The same input gives the same bytes."""
+    check(path)
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -56,6 +101,8 @@ def draw(path: Path, runs: Mapping[str, QueueRun | RoundRun], title: str) -> Non
     settings = {
         "font.size": 8,
         "font.family": "DejaVu Sans",
+        "axes.titlesize": 9,
+        "axes.titlelocation": "left",
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
@@ -65,22 +112,23 @@ def draw(path: Path, runs: Mapping[str, QueueRun | RoundRun], title: str) -> Non
         "savefig.dpi": 200,
     }
     with pyplot.rc_context(settings):
-        last, run = list(runs.items())[-1]
-        figure, axes = pyplot.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+        figure = pyplot.figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10, fontweight="bold")
-        _over_time(axes[0][0], runs)
-        _utilisation(axes[0][1], runs)
-        _completion(axes[1][0], runs)
-        _timeline(axes[1][1], run, last)
-        handles, labels = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-        metadata: dict[str, Any] = {"Date": None} if path.suffix.lower() == ".svg" else {}
+        metadata = _UNDATED.get(path.suffix.lower(), {})
         try:
+            yield figure
             figure.savefig(path, metadata=metadata)
         except OSError as problem:
             raise SpecError(f"{path} cannot be written: {problem}") from problem
         finally:
             pyplot.close(figure)
+
+
+def _legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False
+    )
 
 
 def _over_time(axes: Any, runs: Mapping[str, QueueRun | RoundRun]) -> None:
@@ -131,23 +179,36 @@ def _timeline(axes: Any, run: QueueRun | RoundRun, name: str) -> None:
         if unit < shown:
             busiest[who] = busiest.get(who, 0.0) + hours
     ranked = sorted(busiest, key=lambda who: (-busiest[who], who))
-    colour = {who: COLOURS[rank % len(COLOURS)] for rank, who in enumerate(ranked)}
+    named = ranked[:REQUESTERS_NAMED_MAX]
+    colour = dict(zip(named, COLOURS, strict=False))
     rows: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for start, hours, unit, who in bars:
         if unit < shown:
             rows.setdefault((unit, who), []).append((start, hours))
     for (unit, who), spans in sorted(rows.items()):
         axes.broken_barh(
-            spans, (unit + 0.08, 0.84), facecolors=colour[who], edgecolor="white", lw=0.15
+            spans,
+            (unit + 0.08, 0.84),
+            facecolors=colour.get(who, OTHERS),
+            edgecolor="white",
+            lw=0.15,
         )
+    gone = run.gone if isinstance(run, QueueRun) else ()
+    for unit, start, end in gone:
+        if unit < shown:
+            span = (start / HOUR_S, (end - start) / HOUR_S)
+            axes.broken_barh([span], (unit + 0.08, 0.84), facecolors=GONE, lw=0, zorder=0)
     axes.set(xlabel="time (h)", ylabel="GPU", title=f"(d) who held which GPU ({name})")
     axes.set_xlim(left=0)
     axes.set_ylim(0, shown)
     axes.grid(visible=False)
-    if len(ranked) <= 3 * REQUESTERS_NAMED_MAX:
-        for who in ranked[:REQUESTERS_NAMED_MAX]:
-            axes.plot([], [], color=colour[who], lw=4, label=who)
-        axes.legend(fontsize=6, ncols=1, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for who in named:
+        axes.plot([], [], color=colour[who], lw=4, label=who)
+    if len(ranked) > len(named):
+        axes.plot([], [], color=OTHERS, lw=4, label=f"{len(ranked) - len(named)} others")
+    if gone:
+        axes.plot([], [], color=GONE, lw=4, label="unit not there")
+    axes.legend(fontsize=6, ncols=1, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -49,13 +49,3 @@ def peers(*, common: Common = DEFAULT) -> int:
     ]
     write_table(("peer", "way", "rtt_ms", "address"), rows, none="no peers yet")
     return 0
-
-
-def wallet(*, common: Common = DEFAULT) -> int:
-    """Show what the escrow holds for this node's wallet."""
-    found = common.node().get("/api/wallet")
-    if common.as_json:
-        write_json({"wallet": found})
-    else:
-        write_facts(found)
-    return 0

@@ -48,6 +48,8 @@ class ProviderSettings:
     grace_s: int = 10
     placement: str = "fgd"
     units: tuple[UnitGroup, ...] = ()
+    egress: tuple[str, ...] = ()
+    egress_mib_max: int = 10_240
 
 
 def to_selling(sold: ProviderSettings, decimals: int) -> Selling:

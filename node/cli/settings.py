@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from market.errors import SpecError
+from market.limits import EGRESS_MAX
+from market.reach import parse_target
 from market.units import parse_duration_s, parse_money, parse_size_mib
 from node.cli.selling import AMOUNTS, ProviderSettings, UnitGroup, to_selling
 
@@ -31,6 +33,7 @@ _CHAINS: Final = {
     "base-sepolia": (84532, ("https://sepolia.base.org",)),
     "custom": (0, ()),
 }
+DRIVERS: Final = ("oci", "engine")
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
@@ -52,11 +55,23 @@ class SandboxSettings:
     `instance` and `uid_base` keep the nodes of one machine apart.
     """
 
-    runtime: str = "runc"
+    driver: str = "oci"
+    runtime: str = ""
+    socket: Path = Path("/run/docker.sock")
     state: Path | None = None
     run_dir: Path = Path("/run/gridsouk")
     instance: str = "node"
     uid_base: int = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryHost:
+    """What this node knows of one registry: who it is there, and what its owner allows."""
+
+    username: str = ""
+    password_file: Path | None = None
+    private: bool = False
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +95,10 @@ class Settings:
     web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
     web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
     password_file: Path | None = None
+    drain_s: int = 10
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
+    registries: tuple[tuple[str, RegistryHost], ...] = ()
 
     @property
     def socket_path(self) -> Path:
@@ -122,8 +139,10 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         web_wallets=_get(raw, "web_wallets", _addresses, ()),
         web_hosts=_get(raw, "web_hosts", _hosts, ()),
         password_file=_get(raw, "password_file", _path, None),
+        drain_s=_get(raw, "drain", _span, 10),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
+        registries=_get(raw, "registries", _registries, ()),
     )
 
 
@@ -185,14 +204,23 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: {problem}", hint="it is TOML: key = value") from problem
 
 
-_TOP: Final = frozenset(field.name for field in fields(Settings))
+_TOP: Final = frozenset(field.name.removesuffix("_s") for field in fields(Settings))
 _NEEDED: Final = ("price_per_hour", "collateral_per_unit")
 _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
 _DURATIONS: Final = ("min_duration", "max_duration", "grace")
 _PROVIDER: Final = frozenset(
     (*AMOUNTS, *_SIZES, *_RATES, *_DURATIONS)  # and those that are read as they stand:
-) | {"cpu_cores", "geolocation", "policy", "placement", "preemptible", "units"}
+) | {
+    "cpu_cores",
+    "geolocation",
+    "policy",
+    "placement",
+    "preemptible",
+    "units",
+    "egress",
+    "egress_max",
+}
 
 
 def _provider(raw: Any) -> ProviderSettings:
@@ -213,6 +241,8 @@ def _provider(raw: Any) -> ProviderSettings:
         ("placement", "placement", _one_of(PLACEMENTS)),
         ("preemptible", "preemptible", _flag),
         ("units", "units", _units),
+        ("egress", "egress", _targets),
+        ("egress_max", "egress_mib_max", parse_size_mib),
     ]
     for key, name, read in readers:
         if key in table:
@@ -243,12 +273,41 @@ def _sandbox(raw: Any) -> SandboxSettings:
     table = _table(raw)
     _known(table, frozenset(field.name for field in fields(SandboxSettings)), "sandbox.")
     return SandboxSettings(
-        runtime=_get(table, "runtime", _text, "runc"),
+        driver=_get(table, "driver", _one_of(DRIVERS), "oci"),
+        runtime=_get(table, "runtime", _text, ""),
+        socket=_get(table, "socket", _path, Path("/run/docker.sock")),
         state=_get(table, "state", _path, None),
         run_dir=_get(table, "run_dir", _path, Path("/run/gridsouk")),
         instance=_get(table, "instance", _text, "node"),
         uid_base=_get(table, "uid_base", _whole(65_536, 2**31), 200_000),
     )
+
+
+def _targets(raw: Any) -> tuple[str, ...]:
+    if len(found := _texts(raw)) > EGRESS_MAX:
+        raise SettingsError(f"at most {EGRESS_MAX} targets")
+    return tuple(dict.fromkeys(str(parse_target(text)) for text in found))
+
+
+def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
+    found = []
+    for host, value in _table(raw).items():
+        table = _table(value)
+        _known(
+            table, frozenset(field.name for field in fields(RegistryHost)), f"registries.{host}."
+        )
+        known = RegistryHost(
+            username=_get(table, "username", _text, ""),
+            password_file=_get(table, "password_file", _path, None),
+            private=_get(table, "private", _flag, False),
+            insecure=_get(table, "insecure", _flag, False),
+        )
+        if bool(known.username) != (known.password_file is not None):
+            raise SettingsError(f'"{host}": username and password_file go together')
+        found.append((host.lower(), known))
+    if len(found) > LIST_MAX:
+        raise SettingsError(f"at most {LIST_MAX} hosts")
+    return tuple(found)
 
 
 def _known(raw: Mapping[str, Any], keys: frozenset[str], where: str) -> None:
@@ -309,6 +368,11 @@ def _path(value: Any) -> Path:
     return Path(value).expanduser().absolute()
 
 
+def read_address(text: str) -> bytes:
+    """An address from the command line. Raises SettingsError."""
+    return _address(text)
+
+
 def _addresses(value: Any) -> tuple[bytes, ...]:
     return tuple(map(_address, _texts(value)))
 
@@ -346,6 +410,10 @@ def _mbps(value: Any) -> int:
     if kbps >= 2**32:
         raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
     return kbps
+
+
+def _span(value: Any) -> int:
+    return 0 if value in (0, "0", "0s") else parse_duration_s(value)
 
 
 def _flag(value: Any) -> bool:

@@ -1,16 +1,13 @@
 """`souk simulate`: replay a trace under several policies and print one table. No decisions.
 
-Reads files and draws; everything that is computed is computed in `market/simulate`. Also runs by
-itself: `python -m node.cli.simulate`.
+Everything that is computed is computed in `market/simulate`; files are `traces`' part, tables
+`simulated`'s, pictures `figure`'s. Also runs by itself: `python -m node.cli.simulate`.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Annotated
@@ -18,33 +15,35 @@ from typing import Annotated
 import cyclopts
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from market.errors import MarketError, NotFoundError, SpecError
+from market.errors import MarketError, SpecError
 from market.placement import PLACEMENTS
 from market.policy import POLICIES
-from market.simulate import readers
 from market.simulate.jobs import Job, Trace, dressed, generated, misdeclared
-from market.simulate.metrics import Figures, of_queue, of_rounds
+from market.simulate.metrics import of_queue, of_rounds
+from market.simulate.moving import Reallocation, run_moving
 from market.simulate.placing import PlacingRun, run_placing
 from market.simulate.planners import planner
 from market.simulate.queueing import QueueRun, run_queue
-from market.simulate.rounds import Knowledge, RoundRun, run_rounds
+from market.simulate.rounds import ROUND_S, Knowledge, RoundRun, run_rounds
 from market.slots import SLOT_POLICIES
-from market.units import format_duration, format_money
+from node.cli.simulated import print_figures, print_placings
+from node.cli.traces import load_churn, load_trace
 
-TRACE_BYTES_MAX = 256 * 1024 * 1024
 UNITS_MAX = 8192
 GENERATED_JOBS = 500
-DECIMALS = 6
+GENERATED_JOBS_MAX = 100_000  # what a site of thousands of units sees in a quarter of a year
 ERROR_MAX = 5.0  # a factor of 150: beyond it a declaration is noise
+Runs = Mapping[str, QueueRun | RoundRun]
 Advance = Callable[[int, int], None]
+Names = Annotated[list[str] | None, cyclopts.Parameter(name=["--policy", "-p"])]
+AsJson = Annotated[bool, cyclopts.Parameter(name="--json", negative="")]
 
 
 def simulate(
     trace: Path | None = None,
     *,
-    policy: Annotated[list[str] | None, cyclopts.Parameter(name=["--policy", "-p"])] = None,
+    policy: Names = None,
     units: int = 32,
     jobs: int = 0,
     seed: int = 0,
@@ -54,10 +53,13 @@ def simulate(
     rounds: bool | None = None,
     knowledge: str = "profile",
     error: float = 0.5,
+    churn: Path | None = None,
+    reallocation: list[str] | None = None,
+    reliable: int | None = None,
     migrate: bool = False,
     throughputs: Path | None = None,
     nodes: Path | None = None,
-    as_json: Annotated[bool, cyclopts.Parameter(name="--json", negative="")] = False,
+    as_json: AsJson = False,
     plot: Path | None = None,
 ) -> None:
     """Replay a trace under one or several policies and print one table.
@@ -89,6 +91,12 @@ def simulate(
         declared (what was declared, and progress once it runs) or blind (what was declared).
     error
         How wrong declared durations are: the sigma of a log-normal factor.
+    churn
+        A log of cheap units that come and go: `t_ms,add|remove,node`, or `date, time, count`.
+    reallocation
+        With --churn, what a job does then: restart, recover, better, uniform, reliable.
+    reliable
+        With --churn, how many units stay, at 2.5 times the price; by default as many as --units.
     migrate
         With placements: a job that fits nowhere may move one other.
     throughputs
@@ -100,56 +108,47 @@ def simulate(
     plot
         Write a picture: FILE.png, .svg or .pdf.
     """
-    names = _names(policy)
+    names = _names(policy or (["fcfs"] if churn else list(POLICIES)))
     _check(units, jobs, placement, knowledge, error)
+    _check_churn(churn, reallocation, reliable)
+    if plot is not None:
+        # Imported late: a node has no use for a plotting library.
+        from node.cli import figure
+
+        figure.check(plot)  # before an hour of simulation, not after it
     if names[0] in PLACEMENTS:
+        loaded = None if trace is None else load_trace(trace, None, nodes)
+        found = _placings(loaded, names, seed, migrate=migrate)
+        print_placings(found, as_json=as_json)
         if plot is not None:
-            raise SpecError("a placement experiment has no picture", hint="leave out --plot")
-        found = _placings(_load(trace, None, nodes), names, seed, migrate=migrate, quiet=as_json)
-        _print_placings(found, as_json=as_json)
+            figure.draw_placings(plot, found)
         return
-    loaded = _load(trace, throughputs, nodes)
-    if loaded is None:
-        loaded = Trace("generated", generated(jobs or GENERATED_JOBS, units, Random(seed)))
-        chosen: Sequence[Job] = loaded.jobs
+    loaded, chosen = _jobs(trace, throughputs, nodes, jobs, units, seed)
+    in_rounds = (bool(loaded.rounds) if rounds is None else rounds) and churn is None
+    if rounds and (churn or not loaded.rounds):
+        raise SpecError(
+            "only Gavel and Shockwave traces say enough to be run in rounds, and not with --churn",
+            hint="leave out --rounds",
+        )
+    if churn is not None:
+        dear = units if reliable is None else reliable
+        rules = _rules(reallocation, dear)
+        runs: Runs = _with_churn(chosen, churn, names, rules, units, dear)
+    elif in_rounds:
+        said = misdeclared(loaded.rounds, error, Random(seed))
+        runs = _in_rounds(loaded, chosen, names, units, Knowledge(knowledge), said)
     else:
-        chosen = dressed(loaded.jobs[: jobs or None], Random(seed))
-    chosen = [job for job in chosen if job.units <= units]
-    if not chosen:
-        raise SpecError(f"no job of the trace fits {units} units", hint="give more --units")
-    in_rounds = bool(loaded.rounds) if rounds is None else rounds
-    if in_rounds and not loaded.rounds:
-        raise SpecError("only Gavel and Shockwave traces say enough to be run in rounds")
-    runs: dict[str, QueueRun | RoundRun] = {}
-    with _progress(quiet=as_json) as bar:
-        for name in names:
-            advance = _advance(bar, name)
-            if in_rounds:
-                said = misdeclared(loaded.rounds, error, Random(seed))
-                runs[name] = _in_rounds(loaded, chosen, name, units, (knowledge, said), advance)
-            else:
-                runs[name] = run_queue(
-                    chosen,
-                    units,
-                    POLICIES[name],
-                    placement=placement,
-                    deep=backfill,
-                    preempt=preempt,
-                    progress=advance,
-                )
+        runs = _in_a_queue(chosen, names, units, placement, deep=backfill, preempt=preempt)
+    how = f"in rounds of {ROUND_S:.0f} s, batch-size modes replayed" if in_rounds else ""
+    how = how or ("on units that come and go" if churn else "run to completion")
+    title = f"{loaded.name}: {len(chosen)} jobs on {units} GPUs, {how}"
     figures = [
         of_rounds(name, run, chosen) if isinstance(run, RoundRun) else of_queue(name, run)
         for name, run in runs.items()
     ]
-    how = "in rounds of 120 s" if in_rounds else "run to completion"
-    _print_figures(
-        figures, f"{loaded.name}: {len(chosen)} jobs on {units} GPUs, {how}", as_json=as_json
-    )
+    print_figures(figures, title, as_json=as_json, churn=churn is not None)
     if plot is not None:
-        # Imported late: a node has no use for a plotting library.
-        from node.cli.figure import draw
-
-        draw(plot, runs, f"{loaded.name}: {len(chosen)} jobs on {units} GPUs, {how}")
+        figure.draw(plot, runs, title)
 
 
 def main() -> None:
@@ -166,88 +165,43 @@ def main() -> None:
         sys.exit(problem.exit_code)
 
 
-def read_text(path: Path) -> str:
-    """A trace file, unpacked if gzipped, at most TRACE_BYTES_MAX.
-
-    Raises NotFoundError and SpecError.
-    """
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as stream:
-            data = stream.read(TRACE_BYTES_MAX + 1)
-    except FileNotFoundError as problem:
-        raise NotFoundError(
-            f"there is no file {path}", hint="give the path of a trace"
-        ) from problem
-    except (OSError, EOFError) as problem:
-        raise SpecError(f"{path} cannot be read: {problem}") from problem
-    if len(data) > TRACE_BYTES_MAX:
-        raise SpecError(f"{path} is larger than {TRACE_BYTES_MAX} bytes unpacked")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as problem:
-        raise SpecError(f"{path} is not text") from problem
-
-
-def load_trace(path: Path, throughputs: Path | None = None, nodes: Path | None = None) -> Trace:
-    """The trace in a file, with the table or the node list beside it where it needs one.
-
-    Raises NotFoundError and SpecError.
-    """
-    text = read_text(path)
-    match readers.kind_of(text):
-        case "openb":
-            beside = nodes or _beside(path, "*node_list*.csv*")
-            return readers.read_openb(text, read_text(beside) if beside else "")
-        case "philly":
-            return readers.read_philly(text)
-        case kind:
-            table = (
-                throughputs
-                or _beside(path, "*simulation_throughputs.json*")
-                or _beside(path, "*throughputs.json*")
-            )
-            if table is None:
-                raise SpecError(
-                    "this trace counts steps, and no table says how fast they are",
-                    hint="give --throughputs FILE",
-                )
-            rates = readers.read_throughputs(read_text(table))
-            read = readers.read_shockwave if kind == "shockwave" else readers.read_gavel
-            return read(text, rates)
-
-
-def _load(trace: Path | None, throughputs: Path | None, nodes: Path | None) -> Trace | None:
-    return None if trace is None else load_trace(trace, throughputs, nodes)
-
-
-def _beside(trace: Path, pattern: str) -> Path | None:
-    return next(iter(sorted(trace.resolve().parent.glob(pattern))), None)
+# What was asked for.
 
 
 def _check(units: int, jobs: int, placement: str, knowledge: str, error: float) -> None:
     if not 1 <= units <= UNITS_MAX:
-        raise SpecError(f"a site has 1 to {UNITS_MAX} units, not {units}")
+        raise SpecError(f"a site has 1 to {UNITS_MAX} units, not {units}", hint="give --units 32")
     if jobs < 0:
-        raise SpecError("--jobs counts jobs; 0 means all of them")
+        raise SpecError("--jobs counts jobs; 0 means all of them", hint="leave it out for all")
     if placement not in SLOT_POLICIES:
         raise SpecError(f"--placement is one of {', '.join(SLOT_POLICIES)}, not {placement!r}")
     if knowledge not in {one.value for one in Knowledge}:
         known = ", ".join(one.value for one in Knowledge)
         raise SpecError(f"--knowledge is one of {known}, not {knowledge!r}")
     if not 0 <= error <= ERROR_MAX:
-        raise SpecError(f"--error is a sigma from 0 to {ERROR_MAX}, not {error}")
+        raise SpecError(f"--error is a sigma from 0 to {ERROR_MAX:g}, not {error}")
 
 
-def _names(policy: Sequence[str] | None) -> list[str]:
-    names = [part for text in policy or list(POLICIES) for part in text.split(",") if part]
+def _check_churn(
+    churn: Path | None, reallocation: Sequence[str] | None, reliable: int | None
+) -> None:
+    if churn is None and (reallocation or reliable is not None):
+        raise SpecError(
+            "--reallocation and --reliable are about units that come and go",
+            hint="give a log of them with --churn",
+        )
+    if reliable is not None and not 0 <= reliable <= UNITS_MAX:
+        raise SpecError(f"--reliable is 0 to {UNITS_MAX} units, not {reliable}")
+
+
+def _names(policy: Sequence[str]) -> list[str]:
+    names = [part.strip() for text in policy for part in text.split(",") if part.strip()]
+    known = f"one of {', '.join(POLICIES)}; or a placement: {', '.join(PLACEMENTS)}"
+    if not names:
+        raise SpecError("--policy names no policy", hint=known)
     for name in names:
         if name not in POLICIES and name not in PLACEMENTS:
-            raise SpecError(
-                f"no policy is called {name!r}",
-                hint=f"one of {', '.join(POLICIES)}; or a placement: {', '.join(PLACEMENTS)}",
-            )
+            raise SpecError(f"no policy is called {name!r}", hint=known)
     if len({name in POLICIES for name in names}) != 1:
         raise SpecError(
             "queue policies and placements are different experiments", hint="run them one by one"
@@ -255,35 +209,139 @@ def _names(policy: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def _rules(reallocation: Sequence[str] | None, dear: int) -> list[Reallocation]:
+    every = [one.value for one in Reallocation]
+    if reallocation is None and not dear:
+        return [Reallocation.RESTART, Reallocation.RECOVER]  # the others need units that stay
+    names = [part.strip() for text in reallocation or every for part in text.split(",")]
+    for name in names:
+        if name not in every:
+            raise SpecError(
+                f"no reallocation is called {name!r}", hint=f"one of {', '.join(every)}"
+            )
+    return [Reallocation(name) for name in dict.fromkeys(names)]
+
+
+def _jobs(
+    path: Path | None,
+    throughputs: Path | None,
+    nodes: Path | None,
+    count: int,
+    units: int,
+    seed: int,
+) -> tuple[Trace, Sequence[Job]]:
+    """The trace, and its jobs that fit the site, dressed with what no trace says."""
+    if path is None:
+        if count > GENERATED_JOBS_MAX:
+            raise SpecError(f"--jobs: at most {GENERATED_JOBS_MAX} are generated, not {count}")
+        drawn = generated(count or GENERATED_JOBS, units, Random(seed))
+        return Trace("generated", drawn), drawn
+    loaded = load_trace(path, throughputs, nodes)
+    if not loaded.jobs:
+        raise SpecError(
+            f"{path.name} has no job with a GPU and a lifetime",
+            hint="placements need no lifetime: -p fgd,bestfit",
+        )
+    chosen = [
+        job for job in dressed(loaded.jobs[: count or None], Random(seed)) if job.units <= units
+    ]
+    if not chosen:
+        raise SpecError(f"no job of the trace fits {units} units", hint="give more --units")
+    left_out = len(loaded.jobs[: count or None]) - len(chosen)
+    if left_out:
+        print(f"{left_out} jobs want more than {units} GPUs and are left out", file=sys.stderr)
+    return loaded, chosen
+
+
+# The runs.
+
+
+def _in_a_queue(
+    chosen: Sequence[Job],
+    names: Sequence[str],
+    units: int,
+    placement: str,
+    *,
+    deep: bool,
+    preempt: bool,
+) -> Runs:
+    with _progress() as bar:
+        return {
+            name: run_queue(
+                chosen,
+                units,
+                POLICIES[name],
+                placement=placement,
+                deep=deep,
+                preempt=preempt,
+                progress=_advance(bar, name),
+            )
+            for name in names
+        }
+
+
 def _in_rounds(
     loaded: Trace,
     chosen: Sequence[Job],
-    name: str,
+    names: Sequence[str],
     units: int,
-    known: tuple[str, Mapping[int, float]],
-    advance: Advance,
-) -> RoundRun:
+    knowledge: Knowledge,
+    said: Mapping[int, float],
+) -> Runs:
     ids = {job.job_id for job in chosen}
-    return run_rounds(
-        [one for one in loaded.rounds if one.job_id in ids],
-        loaded.throughputs,
-        units,
-        planner(name, chosen),
-        knowledge=Knowledge(known[0]),
-        declared_s=known[1],
-        progress=advance,
-    )
+    with _progress() as bar:
+        return {
+            name: run_rounds(
+                [one for one in loaded.rounds if one.job_id in ids],
+                loaded.throughputs,
+                units,
+                planner(name, chosen),
+                knowledge=knowledge,
+                declared_s=said,
+                progress=_advance(bar, name),
+            )
+            for name in names
+        }
+
+
+def _with_churn(
+    chosen: Sequence[Job],
+    log: Path,
+    names: Sequence[str],
+    rules: Sequence[Reallocation],
+    units: int,
+    dear: int,
+) -> Runs:
+    supply = load_churn(log)
+    runs: dict[str, QueueRun | RoundRun] = {}
+    with _progress() as bar:
+        for name in names:
+            for rule in rules:
+                label = f"{name} {rule.value}" if len(names) > 1 else rule.value
+                advance = _advance(bar, label)
+                order = POLICIES[name]
+                run = run_moving(
+                    chosen, supply, order, rule, units=units, dear=dear, progress=advance
+                )
+                if not run.jobs:
+                    raise SpecError(
+                        f"no job ends with {rule.value}: {run.refused} are too wide for its units, "
+                        f"{len(run.failed)} lost them too often",
+                        hint="give --reliable units, or another --reallocation",
+                    )
+                runs[label] = run
+    return runs
 
 
 def _placings(
-    loaded: Trace | None, names: Sequence[str], seed: int, *, migrate: bool, quiet: bool
+    loaded: Trace | None, names: Sequence[str], seed: int, *, migrate: bool
 ) -> list[PlacingRun]:
     if loaded is None or not loaded.shapes or not loaded.machines:
         raise SpecError(
             "placements need an openb pod list and its node list",
             hint="souk simulate openb_pod_list_default.csv.gz --nodes openb_node_list_gpu_node.csv",
         )
-    with _progress(quiet=quiet) as bar:
+    with _progress() as bar:
         return [
             run_placing(
                 loaded.machines,
@@ -297,7 +355,8 @@ def _placings(
         ]
 
 
-def _progress(*, quiet: bool) -> Progress:
+def _progress() -> Progress:
+    """Bars on stderr where a person looks at it; the table on stdout stays clean either way."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description:>10}"),
@@ -306,7 +365,7 @@ def _progress(*, quiet: bool) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        disable=quiet or not console.is_terminal,
+        disable=not console.is_terminal,
     )
 
 
@@ -317,63 +376,6 @@ def _advance(bar: Progress, name: str) -> Advance:
         bar.update(task, completed=done, total=total)
 
     return advance
-
-
-def _print_figures(figures: Sequence[Figures], title: str, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(one) for one in figures], indent=2))
-        return
-    table = Table(title=title)
-    heads = (
-        "policy;wait p50;p95;p99;JCT mean;makespan;cost;util %;idle GPUs;Jain;worst FTF;"
-        "unfair %;SLO %;moves"
-    )
-    for index, head in enumerate(heads.split(";")):
-        table.add_column(head, justify="right" if index else "left", no_wrap=True)
-    for one in figures:
-        table.add_row(
-            one.policy,
-            format_duration(one.wait_p50_s),
-            format_duration(one.wait_p95_s),
-            format_duration(one.wait_p99_s),
-            format_duration(one.jct_mean_s),
-            format_duration(one.makespan_s),
-            f"{float(format_money(one.cost, DECIMALS)):,.2f}",
-            f"{100 * one.utilisation:.1f}",
-            f"{one.unallocated_gpus:.2f}",
-            f"{one.jain:.3f}",
-            f"{one.worst_ftf:.2f}",
-            f"{one.unfair_pct:.1f}",
-            "-" if one.slo_pct is None else f"{one.slo_pct:.1f}",
-            str(one.moves),
-        )
-    _show(table)
-
-
-def _print_placings(found: Sequence[PlacingRun], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([asdict(one) for one in found], indent=2))
-        return
-    table = Table(title="placement until demand is 130 % of the GPUs")
-    for index, head in enumerate(
-        ("policy", "allocated % at 100 %", "at the end", "unallocated GPUs", "failed", "moves")
-    ):
-        table.add_column(head, justify="right" if index else "left")
-    for one in found:
-        table.add_row(
-            one.policy,
-            f"{one.at_100_pct:.2f}",
-            f"{one.final_pct:.2f}",
-            f"{one.unallocated_gpus:.1f}",
-            f"{one.failed}/{one.tasks}",
-            str(one.moves),
-        )
-    _show(table)
-
-
-def _show(table: Table) -> None:
-    # A table in a pipe is for a file or a pager: it is never folded to 80 columns.
-    Console(width=None if Console().is_terminal else 180).print(table)
 
 
 if __name__ == "__main__":

@@ -53,14 +53,14 @@ _EXIT_CODES: Final = {
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=TIMEOUT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
         found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            found.settimeout(TIMEOUT_S)
+            found.settimeout(self.timeout)
             found.connect(os.fsencode(self._path))
         except BaseException:
             found.close()
@@ -92,10 +92,11 @@ class Node:
         """The JSON answer."""
         return _json(self._ask("GET", path))
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def post(self, path: str, body: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> Any:
         """The JSON answer to a JSON body."""
         data = json.dumps(body, allow_nan=False).encode()
-        return _json(self._ask("POST", path, data, {"content-type": "application/json"}))
+        headers = {"content-type": "application/json"}
+        return _json(self._ask("POST", path, data, headers, timeout_s=timeout_s))
 
     def log(self, job: str, offset: int) -> tuple[bytes, int, bool]:
         """Output from `offset`, where to go on, and whether that is all."""
@@ -148,8 +149,9 @@ class Node:
         headers: dict[str, str] | None = None,
         *,
         refuse: bool = True,
+        timeout_s: float = TIMEOUT_S,
     ) -> http.client.HTTPResponse:
-        connection = _UnixConnection(self._path)
+        connection = _UnixConnection(self._path, timeout_s)
         if body is None and method == "POST":
             body = b""
         connection.blocksize = CHUNK_BYTES

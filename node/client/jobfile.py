@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from market.errors import MarketError, NotFoundError, SpecError
+from market.image import parse_reference
 from market.limits import ARTIFACT_BYTES_MAX, JOB_FILE_BYTES_MAX
 from market.units import format_bytes
 from node.cli.settings import Settings
@@ -64,8 +65,11 @@ def read_job_file(path: Path) -> JobFile:
     return JobFile(name, folder, raw, lines)
 
 
-def find_image(job: JobFile, settings: Settings) -> Path:
-    """The image's file: beside the job file, or one that was built here. Raises SpecError."""
+def find_image(job: JobFile, settings: Settings) -> Path | None:
+    """The image's file: beside the job file, or one that was built here; None for a registry's.
+
+    Raises SpecError.
+    """
     said = job.raw.get("image")
     if not isinstance(said, str) or not said or "\0" in said:
         raise job.located(SpecError("image: missing", hint="add a line like: image: base"))
@@ -75,8 +79,15 @@ def find_image(job: JobFile, settings: Settings) -> Path:
     built = settings.images_dir / f"{said}.tar"
     if "/" not in said and built.is_file():
         return built
-    error = SpecError(f"image: there is no {said}", hint=f"build one with: souk image build {said}")
-    raise job.located(error)
+    if "/" in said or ":" in said:
+        try:
+            parse_reference(said)
+        except SpecError as problem:
+            hint = problem.hint or "name a file, a built image, or one of a registry"
+            raise job.located(SpecError(f"image: {problem}", hint=hint)) from None
+        return None
+    hint = f"build it with: souk image build {said}, or write docker.io/library/{said}:TAG"
+    raise job.located(SpecError(f"image: there is no {said}", hint=hint))
 
 
 def local_blob(label: str, file: Path) -> LocalBlob:

@@ -26,7 +26,7 @@ class Prepared:
 
     file: JobFile
     plan: dict[str, Any]
-    image: LocalBlob
+    image: LocalBlob | None  # None: it lies in a registry
     mounts: tuple[LocalBlob, ...]
 
 
@@ -47,15 +47,18 @@ def prepare(node: Node, file: JobFile, settings: Settings, secrets: Mapping[str,
             f"secrets: {missing[0]} has no value",
             hint=f"set it in the environment and give --secret {missing[0]}",
         )
-    image = local_blob(plan["image"], find_image(file, settings))
+    archive = find_image(file, settings)
+    image = local_blob(plan["image"], archive) if archive is not None else None
     mounts = tuple(mounts_of(file, plan["mounts"]))
-    sized = {"image": image.named(), "inputs": [mount.named() for mount in mounts]}
+    named = image.named() if image is not None else None
+    sized = {"image": named, "inputs": [mount.named() for mount in mounts]}
     return Prepared(file, ask(node, "/api/plan", file, **sized), image, mounts)
 
 
 def send(node: Node, prepared: Prepared, progress: Progress) -> None:
     """Give the node the bytes that it lacks, from where an earlier try ended."""
-    for blob in (prepared.image, *prepared.mounts):
+    image = (prepared.image,) if prepared.image is not None else ()
+    for blob in (*image, *prepared.mounts):
         offset = node.missing_from(blob.sha256)
         if offset is None:
             continue
@@ -69,7 +72,7 @@ def submit(node: Node, prepared: Prepared, secrets: Mapping[str, str]) -> str:
     """Hand the job in; returns its id. Raises MarketError, with the file's line if it has one."""
     body = {
         "spec": prepared.file.raw,
-        "image": prepared.image.named(),
+        "image": prepared.image.named() if prepared.image is not None else None,
         "inputs": [mount.named() for mount in prepared.mounts],
         "secrets": dict(secrets),
     }

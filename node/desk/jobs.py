@@ -17,6 +17,7 @@ from market.units import PPM, format_money
 from market.voucher import deposit_for
 from node.demands import Demands
 from node.desk.rows import agreement_row, artifact_row
+from node.images import Images
 from node.keeper import JobHappened, Keeper, Submitted
 from node.ports import Ports
 from node.requester import log_name
@@ -28,11 +29,12 @@ KEY_BYTES_MAX = 64
 class JobDesk:
     """Asks the requester and the keeper; has no state of its own."""
 
-    def __init__(self, ports: Ports, keeper: Keeper, demands: Demands) -> None:
+    def __init__(self, ports: Ports, keeper: Keeper, demands: Demands, images: Images) -> None:
         """Shares the node's rooms."""
         self._ports = ports
         self._keeper = keeper
         self._demands = demands
+        self._images = images
 
     def spec(self, raw: object) -> Spec:
         """Check a job file's mapping. Raises SpecError."""
@@ -41,7 +43,7 @@ class JobDesk:
     async def submit(
         self,
         raw: object,
-        image: Artifact,
+        image: Artifact | None,
         inputs: tuple[Artifact, ...],
         secrets: Mapping[str, str],
         key: str = "",
@@ -49,7 +51,8 @@ class JobDesk:
         """Take a job whose image and inputs are in the blob store already; returns its id.
 
         The same `key` (of the submitter's choice, at most 64 letters) gives the same job, however
-        often and after whatever crash it is said. Raises SpecError for a wrong job file, a missing
+        often and after whatever crash it is said. Without an `image` the job file's own is looked
+        up in its registry and pinned by digest. Raises SpecError for a wrong job file, a missing
         secret, a missing blob, or a key that was used for another job.
         """
         if len(key.encode()) > KEY_BYTES_MAX:
@@ -62,16 +65,19 @@ class JobDesk:
         if missing:
             raise SpecError(f"secrets: {missing[0]} has no value",
                             hint=f"give it with --secret {missing[0]}")  # fmt: skip
-        for artifact in (image, *inputs):
+        here = inputs if image is None else (image, *inputs)
+        for artifact in here:
             if await self._ports.blobs.size(artifact.hash) != artifact.size_bytes:
                 raise SpecError(f"{artifact.path}: its bytes are not here", hint="upload it first")
+        image = image or await self._images.resolve(spec.image)
         job = self._demands.draft(spec, image, inputs, secrets, key)
         await self._keeper.heed(Submitted(job))
         return (self._keeper.job_of_key(key) or job).id.hex()
 
-    def _same(self, known: Job, spec: Spec, image: Artifact) -> str:
-        told = (known.manifest.name, known.manifest.command, known.manifest.image.hash)
-        if told != (spec.name, spec.run, image.hash):
+    def _same(self, known: Job, spec: Spec, image: Artifact | None) -> str:
+        told = (known.manifest.name, known.manifest.command)
+        other = image is not None and known.manifest.image.hash != image.hash
+        if other or told != (spec.name, spec.run):
             raise SpecError("this idempotency key was used for another job",
                             hint="use a new key for a new job")  # fmt: skip
         return known.id.hex()
@@ -221,6 +227,7 @@ class JobDesk:
             "refunded": self._money(sum(a.refunded for a in mine)),
             "compensated": self._money(sum(a.to_victim for a in mine)),
             "settled": all(a.ended for a in mine),
+            "ports": list(job.manifest.ports),
             "log_bytes": current.log_have if current else 0,
         }
 

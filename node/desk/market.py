@@ -111,7 +111,8 @@ class MarketDesk:
             if known is not None and known[0] is offer:
                 live[key] = known
             else:
-                live[key] = (offer, offer_row(offer, self._money), version)
+                shown = self._bulletin.book.believed(offer)
+                live[key] = (offer, offer_row(shown, self._money), version)
         for key in self._rows:
             if key not in live:
                 self._gone[key] = version

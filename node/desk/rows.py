@@ -86,6 +86,7 @@ def offer_row(offer: Offer, money: Said) -> dict[str, Any]:
         "declared": offer.declared,
         "expires": offer.expires_at_s,
         "preemptible": offer.preemptible,
+        "egress": list(offer.egress),
         "queue_wait_s": offer.queue_wait_s,
         "heartbeat_s": offer.heartbeat_interval_s,
         "coordinate": coordinate_row(offer.coordinate),

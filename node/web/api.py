@@ -17,6 +17,7 @@ from market.errors import MarketError
 from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
 from node.web.routes.drafts import draft_routes
+from node.web.routes.images import image_routes
 from node.web.routes.jobs import job_routes
 from node.web.routes.market import market_routes
 from node.web.routes.metrics import metrics_routes
@@ -38,6 +39,7 @@ def make_app(control: Control, sessions: Sessions, images: Path | None = None) -
     app.state.url = None  # where a browser finds it; set by the server
     for routes in (
         job_routes,
+        image_routes,
         market_routes,
         money_routes,
         network_routes,

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import stat
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ from trio import TaskStatus  # type: ignore[attr-defined]
 
 from market.errors import MarketError, RefusedError, SpecError
 from node.web.api import make_app
+from node.web.execute import Execute, execute_path
+from node.web.forward import Forward, forward_path
 from node.web.guard import Door, Guard
 from node.web.pages import Pages
 from node.web.sessions import Sessions
@@ -82,6 +85,8 @@ async def serve(
     remote = None if tcp is None else _listen_tcp(*tcp, guests)
     try:
         local = _listen_unix(socket_path)
+        forward = _listen_unix(forward_path(socket_path))
+        execute = _listen_unix(execute_path(socket_path))
     except MarketError:
         if remote is not None:
             remote.close()
@@ -101,10 +106,24 @@ async def serve(
                 app.state.url = f"http://{_local(host)}:{port}/?token={token}"
                 nursery.start_soon(_serve_socket, Guard(Pages(app), door), remote, CONNECTIONS_MAX)
             nursery.start_soon(_serve_socket, Guard(app, None), local, None)
+            nursery.start_soon(_serve_streams, Forward(control).serve, forward)
+            nursery.start_soon(_serve_streams, Execute(control).serve, execute)
             task_status.started(Serving(socket_path, app.state.url))
     finally:
-        local.close()
-        _forget(socket_path)
+        for listening, path in (
+            (local, socket_path),
+            (forward, forward_path(socket_path)),
+            (execute, execute_path(socket_path)),
+        ):
+            listening.close()
+            _forget(path)
+
+
+async def _serve_streams(
+    serve: Callable[[trio.SocketStream], Awaitable[None]], listening: socket.socket
+) -> None:
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
+    await trio.serve_listeners(serve, [listener])
 
 
 def _names(host: str, port: int, others: tuple[str, ...]) -> set[str]:

@@ -178,11 +178,23 @@ async def test_opening_locks_deposit_bond_stake_and_units(world: ChainWorld) -> 
     (opened,) = await world.story(terms, Opened)
     assert isinstance(opened, Opened)
     assert abs(opened.at_s - await world.now()) < 30
+    said = (opened.requester, opened.provider, opened.deposit, opened.collateral)
+    assert said == (world.requester.wallet, world.provider.wallet, DEPOSIT, COLLATERAL)
     requester, provider = await world.requester.account(), await world.provider.account()
     assert requester.free == FUNDS - DEPOSIT - BOND
     assert (provider.free, provider.stake) == (FUNDS - STAKE, STAKE - COLLATERAL)
     assert (provider.locked, provider.units) == (COLLATERAL, 0b101 | 1 << 255)
     assert (requester.locked, requester.units) == (0, 0)
+
+
+async def test_what_an_operator_may_lock_of_a_wallet(world: ChainWorld) -> None:
+    mine, other = world.requester, world.provider
+    ask = mine.chain.spendable
+    assert await ask(mine.wallet, mine.signer.operator) == FUNDS
+    assert await ask(mine.wallet, other.signer.operator) == 0, "it was never authorised"
+    assert await ask(mine.wallet, mine.wallet) == FUNDS, "the wallet itself needs no allowance"
+    await world.opened()
+    assert await ask(mine.wallet, mine.signer.operator) == FUNDS - DEPOSIT - BOND
 
 
 async def test_what_is_locked_is_added_up_over_agreements(world: ChainWorld) -> None:
@@ -275,9 +287,9 @@ async def test_the_last_voucher_settles_at_once(world: ChainWorld) -> None:
     assert await refused(world.requester, settle) == "Escrow_NotParty"
     tx = await world.provider.chain.submit(settle)
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closed"]
+    assert names(facts) == ["Opened", "Claimed", "Closed"]
     paid = 50 * PER_SECOND
-    assert facts[1] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
+    assert facts[2] == Closed(world.id(terms), paid, DEPOSIT - paid, tx)
     assert (await world.requester.account()).free == FUNDS - paid
     provider = await world.provider.account()
     assert (provider.free, provider.stake) == (FUNDS - STAKE + paid, STAKE)
@@ -324,7 +336,7 @@ async def test_the_requester_ends_it_and_the_provider_brings_its_voucher(
     assert await refused(world.requester, Finalize(terms)) == "Escrow_TooEarly"
     await world.provider.chain.submit(Settle(terms, *world.voucher(terms, 9 * PER_SECOND)))
     facts = await world.story(terms, Closed)
-    assert names(facts) == ["Opened", "Closing", "Closed"]
+    assert names(facts) == ["Opened", "Closing", "Claimed", "Closed"]
     closing = facts[1]
     assert isinstance(closing, Closing)
     assert closing.by == world.requester.wallet

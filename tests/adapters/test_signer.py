@@ -79,6 +79,7 @@ def test_a_damaged_key_is_neither_used_nor_shown(tmp_path: Path, content: bytes)
 def test_a_password_locks_the_operator_key(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("correct horse\n")
+    password.chmod(0o600)
     keys = tmp_path / "keys"
     signer = load_or_create(keys, password)
     text = (keys / "operator.json").read_text()
@@ -97,6 +98,7 @@ def test_a_password_locks_the_operator_key(tmp_path: Path) -> None:
 def test_passwords_and_plain_keys_are_not_mixed(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("correct horse\n")
+    password.chmod(0o600)
     signer = load_or_create(tmp_path / "keys")
     with pytest.raises(MarketError, match="not locked by a password"):
         load_or_create(tmp_path / "keys", password)
@@ -106,3 +108,24 @@ def test_passwords_and_plain_keys_are_not_mixed(tmp_path: Path) -> None:
         load_or_create(tmp_path / "others", password)
     with pytest.raises(MarketError, match="nothing-here"):
         load_or_create(tmp_path / "others", tmp_path / "nothing-here")
+
+
+def test_a_password_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("correct horse\n")
+    password.chmod(0o644)
+    with pytest.raises(MarketError, match="can be read by others") as caught:
+        load_or_create(tmp_path / "keys", password)
+    assert f"chmod 600 {password}" in caught.value.hint
+
+
+def test_systemd_may_bring_the_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "operator-password").write_text("correct horse\n")
+    (credentials / "operator-password").chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    signer = load_or_create(tmp_path / "keys")
+    assert (tmp_path / "keys" / "operator.json").exists()
+    assert not (tmp_path / "keys" / "operator.key").exists()
+    assert load_or_create(tmp_path / "keys").operator == signer.operator

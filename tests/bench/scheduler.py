@@ -24,7 +24,7 @@ from market.simulate.placing import PlacingRun, run_placing
 from market.simulate.planners import planner
 from market.simulate.rounds import Knowledge, RoundRun, round_job, run_rounds
 from market.simulate.training import Mode
-from node.cli.simulate import load_trace
+from node.cli.traces import load_trace
 from tests.bench.row import Row, row
 
 SEEDS = range(42, 52)

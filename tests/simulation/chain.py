@@ -121,6 +121,16 @@ class SimChain:
             operator_expires_at_s=expiry, tokens=0, gas=GAS_WEI, units=ledger.units.get(wallet, 0),
         )  # fmt: skip
 
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """The ledger's rows."""
+        await trio.lowlevel.checkpoint()
+        ledger = self._blocks.ledger
+        allowance, expiry = ledger.allowances.get((wallet, operator), (0, 0))
+        free = ledger.free.get(wallet, 0)
+        if wallet == operator:
+            return free
+        return min(allowance, free) if expiry >= self._blocks.now() else 0
+
     async def history(self, wallet: bytes) -> tuple[EscrowEvent, ...]:
         """The model keeps no log: books are kept against the real contract only."""
         await trio.lowlevel.checkpoint()

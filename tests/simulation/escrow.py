@@ -264,7 +264,17 @@ class Ledger:
         self.stake[parties.provider] = self.stake.get(parties.provider, 0) - money.collateral
         grace = self._at + terms.timing.start_grace_s
         self.live[id_] = OnChain(terms, Status.OPEN, self._at, grace)
-        self._say(Opened(id_, self._at, self._tx))
+        self._say(
+            Opened(
+                id_,
+                self._at,
+                self._tx,
+                parties.requester,
+                parties.provider,
+                money.deposit,
+                money.collateral,
+            )
+        )
 
     def _extend(self, id_: bytes, order: Extend) -> None:
         one, extension = self._in(id_, Status.OPEN), order.extension
@@ -428,8 +438,6 @@ class Ledger:
         self.units[parties.provider] &= ~one.terms.units
         if status is Status.SLASHED:
             self._say(Slashed(id_, slashed, to_victim, slashed - to_victim, self._tx))
-        # A call that pays and closes says only Closed.
-        self._said = [said for said in self._said if not isinstance(said, Claimed)]
         self._say(Closed(id_, one.paid, refunded, self._tx))
 
     # Who may, who signed.

@@ -29,6 +29,7 @@ class MemoryJournal:
     def __init__(self) -> None:
         """Empty, as on the first start of a node."""
         self.commits = 0
+        self.reached: dict[int, trio.Event] = {}  # set once so many commits were made
         self._values: dict[tuple[str, bytes], bytes] = {}
         self._stories: dict[bytes, list[LogLine]] = {}
 
@@ -48,10 +49,16 @@ class MemoryJournal:
             story.append(line)
             del story[:-STORY_LINES_MAX]
         self.commits += 1
+        if self.commits in self.reached:
+            self.reached[self.commits].set()
 
     async def story(self, subject: bytes, limit: int) -> tuple[LogLine, ...]:
         await trio.lowlevel.checkpoint()
         return tuple(self._stories.get(subject, [])[-limit:]) if limit > 0 else ()
+
+    def table(self, name: str) -> list[bytes]:
+        """Every live value of one table, by key."""
+        return [data for (table, _), data in sorted(self._values.items()) if table == name]
 
     def everything(self) -> list[LogLine]:
         """Every kept line of every story, by time: for the message of a failed test."""
@@ -150,9 +157,15 @@ class MemoryBlobs:
     async def export(self, hash_: bytes, path: str) -> None:
         await trio.Path(path).write_bytes(self._complete(hash_))
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        await self.export(hash_, path)
+
     async def discard(self, hash_: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self._kept.pop(hash_, None)
+
+    def keep(self, needed: Callable[[], Container[bytes]]) -> None:
+        self._pinned = needed
 
     def _complete(self, hash_: bytes) -> bytes:
         data, complete = self._kept.get(hash_, (b"", False))

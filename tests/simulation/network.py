@@ -27,15 +27,21 @@ class Wire:
     rng: random.Random
     loss: float = 0.0
     delay_s: float = 0.02
+    delays_s: dict[frozenset[bytes], float] = field(default_factory=dict)  # one way, by pair
+    acquainted: int = 0  # how many peers each node is connected to and measures; 0: all
     nodes: dict[bytes, SimLink] = field(default_factory=dict)
 
     def lost(self) -> bool:
         """Whether this message goes missing."""
         return self.rng.random() < self.loss
 
-    async def travel(self) -> None:
+    def one_way_s(self, one: bytes, other: bytes) -> float:
+        """The mean delay between two nodes."""
+        return self.delays_s.get(frozenset((one, other)), self.delay_s)
+
+    async def travel(self, one: bytes, other: bytes) -> None:
         """One way over the network."""
-        await trio.sleep(self.delay_s * (0.5 + self.rng.random()))
+        await trio.sleep(self.one_way_s(one, other) * (0.5 + self.rng.random()))
 
 
 class SimChannel:
@@ -47,8 +53,10 @@ class SimChannel:
         out: trio.MemorySendChannel[bytes],
         into: trio.MemoryReceiveChannel[bytes],
         wire: Wire,
+        mine: bytes = b"",
     ) -> None:
         self.peer = peer
+        self._mine = mine
         self._out = out
         self._into = into
         self._wire = wire
@@ -63,7 +71,7 @@ class SimChannel:
 
     async def receive(self) -> bytes | None:
         """The next frame, or None once the other end has closed."""
-        await self._wire.travel()
+        await self._wire.travel(self.peer, self._mine)
         try:
             return await self._into.receive()
         except trio.EndOfChannel:
@@ -124,7 +132,7 @@ class SimLink:
                 self._nursery.start_soon(self._deliver, other, Heard(topic, data, self.peer))
 
     async def _deliver(self, other: SimLink, heard: Heard) -> None:
-        await self.wire.travel()
+        await self.wire.travel(self.peer, other.peer)
         if other.up:
             other.take(heard)
 
@@ -160,7 +168,7 @@ class SimLink:
         if len(data) > ENVELOPE_BYTES_MAX:
             raise LimitError("too large for a request")
         with trio.move_on_after(timeout_s):
-            await self.wire.travel()
+            await self.wire.travel(self.peer, peer)
             other = self.wire.nodes.get(peer)
             if other is None or other._nursery is None:
                 raise UnreachableError("the peer is not connected")
@@ -175,7 +183,7 @@ class SimLink:
             # The other node's own nursery: its death kills the answer half way.
             other._nursery.start_soon(serve)
             reply = await reply_out.receive()
-            await self.wire.travel()
+            await self.wire.travel(self.peer, peer)
             if self.wire.lost():
                 await trio.sleep_forever()
             return reply
@@ -184,14 +192,14 @@ class SimLink:
     @asynccontextmanager
     async def open(self, peer: bytes, protocol: str) -> AsyncIterator[Channel]:
         """A channel, if the peer is there and serves the protocol."""
-        await self.wire.travel()
+        await self.wire.travel(self.peer, peer)
         other = self.wire.nodes.get(peer)
         if other is None or other._nursery is None or protocol not in other._handlers:
             raise UnreachableError("the peer is not connected")
         there_in, here_out = trio.open_memory_channel[bytes](CREDIT_CHUNKS)
         here_in, there_out = trio.open_memory_channel[bytes](CREDIT_CHUNKS)
-        mine = SimChannel(peer, here_in, here_out, self.wire)
-        theirs = SimChannel(self.peer, there_in, there_out, self.wire)
+        mine = SimChannel(peer, here_in, here_out, self.wire, self.peer)
+        theirs = SimChannel(self.peer, there_in, there_out, self.wire, peer)
 
         async def serve() -> None:
             try:
@@ -217,12 +225,17 @@ class SimLink:
         return peer
 
     def peers(self) -> tuple[PeerInfo, ...]:
-        """All living nodes: the simulated network is fully meshed."""
+        """All living nodes, or the next `acquainted` ones on the ring of keys."""
+        ring = sorted(self.wire.nodes)
+        at = ring.index(self.peer) if self.peer in ring else 0
+        others = (ring[at:] + ring[:at])[1:] if self.peer in ring else ring
         return tuple(
-            PeerInfo(key, key.hex(), True, int(self.wire.delay_s * 2e6), UnixTime(0.0))
-            for key in sorted(self.wire.nodes)
-            if key != self.peer
+            PeerInfo(key, key.hex(), True, self._rtt_us(key), UnixTime(0.0))
+            for key in sorted(others[: self.wire.acquainted or None])
         )
+
+    def _rtt_us(self, peer: bytes) -> int:
+        return int(self.wire.one_way_s(self.peer, peer) * 2e6)
 
     async def joined(self) -> AsyncIterator[bytes]:
         """Each peer that comes up."""

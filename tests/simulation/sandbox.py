@@ -121,11 +121,13 @@ class SimSandbox:
         self.work: dict[str, SimWork] = {}
         self.overlaps: list[str] = []
         self.checks: tuple[Check, ...] = ()
+        self.ran: dict[str, float] = {}  # of what is not here any more, in seconds
         self.rate = 1.0  # of what is prepared from now on
 
     def power_cut(self) -> None:
         """Everything that ran is gone."""
-        self.work.clear()
+        for work_id in list(self.work):
+            self._drop(work_id)
 
     async def prepare(self, workspace: Workspace) -> None:
         """Everything the manifest names must be here."""
@@ -229,7 +231,7 @@ class SimSandbox:
 
     async def scrub(self, work_id: str) -> None:
         """Forget it."""
-        self.work.pop(work_id, None)
+        self._drop(work_id)
 
     async def works(self) -> tuple[str, ...]:
         """What is here."""
@@ -238,6 +240,16 @@ class SimSandbox:
     async def preflight(self) -> tuple[Check, ...]:
         """What the test has set."""
         return self.checks
+
+    def ran_s(self, work_id: str) -> float:
+        """How long it ran, whether it is here or not."""
+        work = self.work.get(work_id)
+        return self.ran.get(work_id, 0.0) + (work.ran_s(self._now()) if work else 0.0)
+
+    def _drop(self, work_id: str) -> None:
+        work = self.work.pop(work_id, None)
+        if work is not None:
+            self.ran[work_id] = self.ran.get(work_id, 0.0) + work.ran_s(self._now())
 
     def _running(self, work_id: str) -> SimWork:
         work = self.work.get(work_id)

@@ -59,3 +59,20 @@ async def test_a_dead_provider_is_slashed_and_the_job_goes_on(autojump_clock: Mo
         phases = {row["phase"] for row in world.requesters_agreements(buyer)}
         assert phases == {Phase.SLASHED.value, Phase.SETTLED.value}
         assert world.ledger.burned == MILLION // 2
+
+
+async def _tale(seed: int) -> str:
+    async with open_world(seed, loss=0.1, chain_loss=0.1) as world:
+        world.add("one", units=1, price=MILLION)
+        buyer = world.add("buyer")
+        for machine in world.machines.values():
+            await machine.start()
+        await trio.sleep(8)
+        begun = trio.current_time()
+        await world.until_over(buyer, await world.submit(buyer, "work 20"), 600)
+        return f"{trio.current_time() - begun}\n{world.tell()}"
+
+
+def test_a_seed_tells_the_same_tale_again() -> None:
+    tales = {trio.run(_tale, 3, clock=MockClock(autojump_threshold=0)) for _ in range(3)}
+    assert len(tales) == 1

@@ -13,9 +13,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 import trio
+from trio._core import _run
 
-from market.agreement import Role
+from market.agreement import Agreement, Role
+from market.codec import decode
 from market.job import Job
+from market.limits import RECORD_BYTES_MAX
 from market.terms import Artifact
 from node.app import run_node
 from node.config import Config, Selling, devnet_rules
@@ -26,6 +29,8 @@ from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
 from tests.simulation.memory import MemoryBlobs, MemoryJournal, MemoryLogs, SimSigner
 from tests.simulation.network import SimLink, Wire
+from tests.simulation.outside import SimOutside
+from tests.simulation.registry import SimRegistry
 from tests.simulation.sandbox import SimSandbox
 
 MILLION = 1_000_000
@@ -73,6 +78,8 @@ class Machine:
             sandbox=self.sandbox,
             devices=SimDevices(self.units, kinds=self.kinds),
             blobs=self.blobs,
+            registry=self.world.registry,
+            outside=SimOutside(),
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,
@@ -102,6 +109,13 @@ class Machine:
         await self.crash()
         self.sandbox.power_cut()
 
+    def journal_agreements(self) -> list[Agreement]:
+        """Every agreement in its journal, whether or not its node runs."""
+        return [
+            decode(Agreement, data, size_max=RECORD_BYTES_MAX)
+            for data in self.journal.table("agreement")
+        ]
+
     @property
     def up(self) -> bool:
         """Whether its node runs."""
@@ -116,6 +130,7 @@ class World:
         self.clock = SimClock()
         self.wire = Wire(random.Random(self.rng.random()), loss)
         self.ledger = Ledger()
+        self.registry = SimRegistry()
         self.blocks = Blocks(self.ledger, self.clock.now)
         self.chain_loss = chain_loss
         self.machines: dict[str, Machine] = {}
@@ -210,6 +225,7 @@ async def open_world(
     seed: int, *, loss: float = 0.0, chain_loss: float = 0.0
 ) -> AsyncIterator[World]:
     """A world whose chain makes blocks; everything in it ends with the block."""
+    _run._r.seed(seed)  # trio's own dice: in which order tasks that are ready go on
     world = World(seed, loss=loss, chain_loss=chain_loss)
     async with trio.open_nursery() as nursery:
         world.nursery = nursery

@@ -70,10 +70,12 @@ def speaks(place: Place, *frames: bytes) -> None:
 async def test_a_blob_arrives_whole(autojump_clock: MockClock) -> None:
     async with places() as (here, there, _):
         await there.blobs.put(DATA)
-        await here.artifacts.pull(THERE, WHOLE)
+        told: list[int] = []
+        await here.artifacts.pull(THERE, WHOLE, told.append)
         assert await here.blobs.size(HASH) == len(DATA)
         assert await here.blobs.read(HASH, 1_000_000, 9) == DATA[1_000_000:1_000_009]
-        assert here.artifacts.progress == {}
+        assert told == sorted(told)
+        assert told[-1] == len(DATA)
 
 
 async def test_what_was_begun_goes_on(autojump_clock: MockClock) -> None:

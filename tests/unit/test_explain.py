@@ -45,7 +45,7 @@ def test_words_for_region_reliability_and_round_trip() -> None:
     ]
     demand = needing(regions=("EU",), min_reliability_ppm=990_000)
     told = str(explain(demand, offers, NOW))
-    assert "1 offer outside the named regions." in told
+    assert "1 offer outside the named regions, most of them in JP." in told
     assert "1 offer with reliability >= 98.5 %." in told
     far = explain(needing(max_rtt_us=5_000), [offer_of(1)], NOW)
     assert far.lines()[-1] == "1 offer with max_rtt 12 ms."

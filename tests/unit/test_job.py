@@ -102,7 +102,7 @@ def test_it_says_what_it_waits_for() -> None:
     value = told(matching(), Waited("queued at 3 providers"))
     assert (value.state, value.reason) == (JobState.MATCHING, "queued at 3 providers")
     assert len(value.history) == 1, "a reason to wait is no change"
-    assert told(value, Waited("queued at 3 providers")) is value
+    assert told(value, Waited("queued at 3 providers")) == value
     assert told(running(), Waited("x")) == running()
 
 

@@ -31,7 +31,8 @@ from market.simulate.training import (
     steps_per_epoch,
     wanted_batch,
 )
-from node.cli.simulate import load_trace, simulate
+from node.cli.simulate import simulate
+from node.cli.traces import load_trace
 
 RATES = {("LM", 10, 1): 10.0, ("LM", 20, 1): 8.0, ("LM", 40, 1): 5.0, ("LM", 80, 1): 3.0}
 DATA = Path(

@@ -47,6 +47,11 @@ def test_four_lines_are_enough() -> None:
 
 
 def test_the_price_is_per_unit() -> None:
+    for text in ("RTX 4090:8+", "RTX 4090 : 8", {"RTX 4090": "8+"}, ["RTX 4090:8"]):
+        plus = spec(resources={"accelerators": text, "cpus": "8+", "vram": "24+", "memory": "1GB+"})
+        want = plus.requirements
+        assert want.accelerators == (Accelerator("RTX 4090", 8),)
+        assert (want.cpus, want.vram_mib, want.memory_mib) == (8, 24 * 1024, 1024)
     value = spec(resources={"accelerators": ["H100:2", {"A100": 4}]})
     assert value.requirements.accelerators == (Accelerator("H100", 2), Accelerator("A100", 4))
     assert (value.bid.max_price_per_hour, value.bid.value_of_time_per_hour) == (900_000, 3_600_000)
@@ -81,7 +86,12 @@ WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"resources": {"region": "é" * 40}}, "region: is too long", "DE or EU"),
     ({"resources": {"accelerators": "H100:0"}}, "resources.accelerators.H100: '0' is not", ""),
     ({"resources": {"accelerators": "x" * 65}}, "resources.accelerators: ", ""),
-    ({"resources": {"accelerators": "H 100"}}, "resources.accelerators: 'H 100'", "RTX4090:1"),
+    ({"resources": {"accelerators": "-H100"}}, "resources.accelerators: '-H100'", "RTX4090:1"),
+    ({"resources": {"accelerators": 4}}, "resources.accelerators: '4'", "RTX4090:1"),
+    ({"resources": {"accelerators": []}}, "resources.accelerators: 1 to 16", "any GPU"),
+    ({"resources": {"accelerators": "H100:-2"}}, "resources.accelerators.H100: '-2'", ""),
+    ({"max_rtt": 0.0001}, "max_rtt: 0.0001 is not between", "40ms"),
+    ({"num_nodes": "2+"}, "num_nodes: '2+'", ""),
     ({"resources": {"accelerators": ["A"] * 17}}, "resources.accelerators: 1 to 16", ""),
     ({"run": "x" * 40_000}, "run: is too long", "file_mounts"),
     ({"name": "my job"}, "name: 'my job' is not a name", "letters"),

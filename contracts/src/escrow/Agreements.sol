@@ -54,8 +54,9 @@ abstract contract Agreements is Ledger, Operators, Units {
         return Math.min(_deposited(terms, a), accrued(terms, elapsed));
     }
 
-    /// @dev Raises what is paid to `paid`, of which `offline` rests on heartbeats. Stores only the
-    /// second slot; the caller stores the first, credits the step it returns, and says so.
+    /// @dev Raises what is paid to `paid`, of which `offline` rests on heartbeats, and says so.
+    /// Stores only the second slot; the caller stores the first and credits the step: a close does
+    /// that in the same write as the rest.
     function _raise(bytes32 id, Agreement memory a, uint256 paid, uint256 offline)
         internal
         returns (uint256 step)
@@ -68,12 +69,11 @@ abstract contract Agreements is Ledger, Operators, Units {
             a.offline = uint96(offline); // at most paid
             _storeExtra(id, a);
         }
+        emit Claimed(id, a.paid, a.offline);
     }
 
-    /// @dev Credits a step that is not part of a close, and says so.
-    function _pay(Terms calldata terms, bytes32 id, Agreement memory a, uint256 step) internal {
-        _addFree(terms.token(), terms.provider(), step);
-        emit Claimed(id, a.paid, a.offline);
+    function _pay(Terms calldata terms, uint256 step) internal {
+        if (step != 0) _addFree(terms.token(), terms.provider(), step);
     }
 
     /// @dev Takes the voucher into `a`; what is to be credited, and whether anything changed.

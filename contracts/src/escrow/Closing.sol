@@ -17,11 +17,11 @@ abstract contract Closing is Agreements {
     {
         _onlyProvider(terms);
         (bytes32 id, Agreement memory a) = _loadLive(terms);
-        (uint256 step, bool changed) = _takeVoucher(terms, id, a, voucher, signature);
+        (uint256 step,) = _takeVoucher(terms, id, a, voucher, signature);
         if (voucher.last && a.status != Status.Disputed) {
             _close(terms, id, a, Status.Closed, 0, step);
         } else {
-            _closeByProvider(terms, id, a, step, changed);
+            _closeByProvider(terms, id, a, step);
         }
     }
 
@@ -51,8 +51,7 @@ abstract contract Closing is Agreements {
         uint256 paid = settlement.paid;
         uint256 most = _signedMost(terms, a, settlement, requesterSignature, providerSignature);
         _within(paid, a.paid, most);
-        uint256 step = paid - a.paid;
-        a.paid = uint96(paid); // as signed
+        uint256 step = paid > a.paid ? _raise(id, a, paid, 0) : 0;
         Status status = settlement.slashed == 0 ? Status.Closed : Status.Slashed;
         _close(terms, id, a, status, settlement.slashed, step);
     }
@@ -70,7 +69,7 @@ abstract contract Closing is Agreements {
     function providerClose(Terms calldata terms) external {
         _onlyProvider(terms);
         (bytes32 id, Agreement memory a) = _loadLive(terms);
-        _closeByProvider(terms, id, a, 0, false);
+        _closeByProvider(terms, id, a, 0);
     }
 
     function finalize(Terms calldata terms) external {
@@ -107,13 +106,9 @@ abstract contract Closing is Agreements {
     }
 
     /// @dev Closes if nobody may contest it, else gives the requester one window more.
-    function _closeByProvider(
-        Terms calldata terms,
-        bytes32 id,
-        Agreement memory a,
-        uint256 step,
-        bool claimed
-    ) private {
+    function _closeByProvider(Terms calldata terms, bytes32 id, Agreement memory a, uint256 step)
+        private
+    {
         Status status = a.status;
         bool closing = status == Status.ClosingByProvider;
         if (status != Status.Open && status != Status.ClosingByRequester && !closing) {
@@ -128,7 +123,7 @@ abstract contract Closing is Agreements {
             return;
         }
         if (closing) _notBefore(uint256(a.deadline) + 1);
-        if (claimed) _pay(terms, id, a, step);
+        _pay(terms, step);
         // From the end of the grace or cooldown on, so that closing dodges no challenge.
         a.status = Status.ClosingByProvider;
         a.deadline = uint40(Math.max(block.timestamp, a.deadline) + terms.window());

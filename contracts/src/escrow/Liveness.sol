@@ -23,12 +23,12 @@ abstract contract Liveness is Payments {
         _notAfter(_end(terms, a) - 1);
         if (nonce == 0 || nonce == a.nonce) revert Escrow_BadNonce(nonce);
 
-        (uint256 step, bool changed) = _takeVoucher(terms, id, a, voucher, signature);
+        (uint256 step,) = _takeVoucher(terms, id, a, voucher, signature);
         // No challenge is possible in the first startGrace seconds, so this does not underflow.
         uint256 owed = accrued(terms, block.timestamp - a.openedAt - terms.startGrace());
         if (a.paid < owed) revert Escrow_NotPaidUp(a.paid, owed);
 
-        if (changed) _pay(terms, id, a, step);
+        _pay(terms, step);
         _lockBond(terms, id, a);
         a.status = Status.Challenged;
         a.deadline = uint40(block.timestamp + window);

@@ -18,7 +18,7 @@ abstract contract Payments is Agreements {
         (uint256 step, bool changed) = _takeVoucher(terms, id, a, voucher, signature);
         if (!changed) revert Escrow_NothingToClaim(id, a.paid);
         _store(id, a);
-        _pay(terms, id, a, step);
+        _pay(terms, step);
     }
 
     function claimOffline(
@@ -42,7 +42,7 @@ abstract contract Payments is Agreements {
         if (paid <= a.paid) revert Escrow_NothingToClaim(id, a.paid);
         uint256 step = _raise(id, a, paid, paid - vouched);
         _store(id, a);
-        _pay(terms, id, a, step);
+        _pay(terms, step);
     }
 
     function _checkHeartbeat(

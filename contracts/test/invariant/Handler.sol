@@ -1,115 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.30;
 
-import {Test} from "forge-std/Test.sol";
-
 import {Escrow} from "../../src/Escrow.sol";
 import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
 import {TestToken} from "../../src/TestToken.sol";
+import {Actors} from "./Actors.sol";
 
-/// @notice Two requesters and two providers do whatever they like, in any order, at any time.
-contract Handler is Test {
-    Escrow public immutable ESCROW;
-    TestToken public immutable TOKEN;
-    uint256[2] public requesterKeys = [0xA1, 0xA2];
-    uint256[2] public providerKeys = [0xB1, 0xB2];
-
-    IEscrowTypes.Terms[] internal _terms;
-    bytes32[] public ids;
-    mapping(bytes32 => uint256) public paidBefore;
-    mapping(bytes32 => uint256) public bestVoucher;
-    mapping(bytes32 => bool) public ended;
-    mapping(string => uint256) public calls;
-    uint256 public lowered;
-    uint256 public reopened;
-    uint256 internal _now;
-
-    constructor(Escrow escrow, TestToken token) {
-        (ESCROW, TOKEN) = (escrow, token);
-        _now = block.timestamp;
-        for (uint256 i; i < 4; ++i) {
-            address account = accounts(i);
-            token.mint(account, 1e12);
-            vm.startPrank(account);
-            token.approve(address(escrow), type(uint256).max);
-            escrow.deposit(address(token), 5e11);
-            escrow.stake(address(token), 2e11);
-            vm.stopPrank();
-        }
-    }
-
-    function accounts(uint256 i) public view returns (address) {
-        return vm.addr(i < 2 ? requesterKeys[i] : providerKeys[i - 2]);
-    }
-
-    function count() public view returns (uint256) {
-        return ids.length;
-    }
-
-    function termsAt(uint256 i) public view returns (IEscrowTypes.Terms memory) {
-        return _terms[i];
-    }
-
-    /// @dev Time only moves by steps that make windows matter.
-    modifier step(uint256 seed) {
-        _now += seed % 4 == 0 ? seed % 400 : seed % 20;
-        vm.warp(_now);
-        _;
-        for (uint256 i; i < ids.length; ++i) {
-            bytes32 id = ids[i];
-            IEscrowTypes.Agreement memory a = ESCROW.agreement(id);
-            if (a.paid < paidBefore[id]) ++lowered;
-            paidBefore[id] = a.paid;
-            bool over = a.status >= IEscrowTypes.Status.Closed;
-            if (ended[id] && !over) ++reopened;
-            ended[id] = over;
-        }
-    }
-
-    function _count(string memory name, bool done) private {
-        if (done) ++calls[name];
-    }
-
-    function _sign(uint256 key, bytes32 digest) private pure returns (bytes memory) {
-        (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest);
-        return abi.encodePacked(r, s, v);
-    }
-
-    function _pick(uint256 seed)
-        private
-        view
-        returns (IEscrowTypes.Terms memory terms, bytes32 id)
-    {
-        uint256 i = seed % ids.length;
-        // Mostly the newest, so that long runs do not only meet closed agreements.
-        if (seed % 3 != 0) i = ids.length - 1 - (seed % (ids.length < 4 ? ids.length : 4));
-        return (_terms[i], ids[i]);
-    }
-
-    function _keyOf(address account) private view returns (uint256) {
-        for (uint256 i; i < 2; ++i) {
-            if (vm.addr(requesterKeys[i]) == account) return requesterKeys[i];
-            if (vm.addr(providerKeys[i]) == account) return providerKeys[i];
-        }
-        revert("nobody");
-    }
+/// @notice They do whatever they like, in any order, at any time.
+contract Handler is Actors {
+    constructor(Escrow escrow, TestToken token) Actors(escrow, token) {}
 
     // ----------------------------------------------------------------------------- the accounts
 
     function deposit(uint256 seed, uint64 amount) external step(seed) {
         amount %= 1e9;
-        vm.prank(accounts(seed % 4));
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.deposit, (address(TOKEN), amount)));
-        _count("deposit", done);
+        bytes memory data = seed % 2 == 0
+            ? abi.encodeCall(ESCROW.deposit, (address(TOKEN), amount))
+            : abi.encodeCall(ESCROW.depositFor, (address(TOKEN), accounts(seed % 3), amount));
+        if (_try("deposit", accounts(seed % 4), data)) deposited += amount;
     }
 
     function withdraw(uint256 seed, uint64 amount) external step(seed) {
         amount %= 1e9;
-        vm.prank(accounts(seed % 4));
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.withdraw, (address(TOKEN), amount)));
-        _count("withdraw", done);
+        bytes memory data = abi.encodeCall(ESCROW.withdraw, (address(TOKEN), amount));
+        if (_try("withdraw", accounts(seed % 4), data)) withdrawn += amount;
     }
 
     function restake(uint256 seed, uint64 amount) external step(seed) {
@@ -119,21 +33,38 @@ contract Handler is Test {
             : seed % 3 == 1
                 ? abi.encodeCall(ESCROW.unstake, (address(TOKEN), amount))
                 : abi.encodeCall(ESCROW.completeUnstake, (address(TOKEN)));
-        vm.prank(accounts(seed % 4));
-        (bool done,) = address(ESCROW).call(data);
-        _count("restake", done);
+        _try("restake", accounts(seed % 4), data);
+    }
+
+    /// @dev Sometimes none, sometimes enough for one, sometimes without end.
+    function authorise(uint256 seed) external step(seed) {
+        uint256 who = seed % 4;
+        uint128 allowance = (seed >> 3) % 3 == 0 ? type(uint128).max : uint128((seed >> 8) % 3e9);
+        bytes memory data = (seed >> 5) % 6 == 0
+            ? abi.encodeCall(ESCROW.revoke, (signers(who), address(TOKEN)))
+            : abi.encodeCall(
+                ESCROW.authorise, (signers(who), address(TOKEN), allowance, uint40(_now + 5000))
+            );
+        _try("authorise", accounts(who), data);
     }
 
     // ---------------------------------------------------------------------------- the agreements
 
-    function open(uint256 seed, uint256 units, uint64 money) external step(seed) {
-        IEscrowTypes.Terms memory terms;
-        terms.parties.requester = accounts(seed % 2);
-        terms.parties.provider = accounts(2 + (seed >> 1) % 2);
-        terms.parties.requesterSigner = terms.parties.requester;
-        terms.parties.providerSigner = terms.parties.provider;
-        terms.parties.token = address(TOKEN);
-        terms.parties.arbiter = seed % 5 == 0 ? address(0xA7B) : address(0);
+    function _draft(uint256 seed, uint256 units, uint64 money)
+        private
+        view
+        returns (IEscrowTypes.Terms memory terms)
+    {
+        uint256 r = seed % 2;
+        uint256 p = 2 + (seed >> 1) % 2;
+        terms.parties = IEscrowTypes.Parties(
+            accounts(r),
+            accounts(p),
+            signers(r),
+            signers(p),
+            address(TOKEN),
+            seed % 5 < 2 ? ARBITER : address(0)
+        );
         terms.money = IEscrowTypes.Money(
             uint96(money % 1e9),
             uint96((money >> 7) % 1e9),
@@ -146,119 +77,174 @@ contract Handler is Test {
         terms.timing =
             IEscrowTypes.Timing(uint40(_now), 3000, uint32(seed % 200), 100, 600, 500, 300);
         terms.units = units & (units >> 8) & (units >> 16) & (units >> 24) & (units >> 32);
-        terms.salt = bytes32(ids.length);
-        bytes32 id = ESCROW.agreementId(terms);
-        bytes memory a = _sign(_keyOf(terms.parties.requester), id);
-        bytes memory b = _sign(_keyOf(terms.parties.provider), id);
-        try ESCROW.open(terms, a, b) {
-            _terms.push(terms);
-            ids.push(id);
-            _count("open", true);
-        } catch {}
+        terms.salt = keccak256(abi.encode(seed, ids.length));
     }
 
-    function claim(uint256 seed, uint64 amount, bool last) external step(seed) {
-        if (ids.length == 0) return;
+    /// @dev By wallets, or by hot keys within what they were given.
+    function _seal(IEscrowTypes.Terms memory terms, bytes32 id, uint256 seed)
+        private
+        pure
+        returns (bytes memory a, bytes memory b)
+    {
+        IEscrowTypes.Parties memory p = terms.parties;
+        a = _signBy(seed % 3 == 0 ? p.requesterSigner : p.requester, id);
+        b = _signBy(seed % 7 < 3 ? p.providerSigner : p.provider, id);
+    }
+
+    function open(uint256 seed, uint256 units, uint64 money) external step(seed) {
+        IEscrowTypes.Terms memory terms = _draft(seed, units, money);
+        bytes32 id = ESCROW.agreementId(terms);
+        (bytes memory a, bytes memory b) = _seal(terms, id, seed >> 40);
+        if (_try("open", ANYONE, abi.encodeCall(ESCROW.open, (terms, a, b)))) {
+            _terms.push(terms);
+            ids.push(id);
+            if ((seed >> 40) % 3 == 0) ++calls["open by operator"];
+        }
+    }
+
+    function openMany(uint256 seed, uint256 units, uint64 money) external step(seed) {
+        uint256 n = 2 + seed % 2;
+        IEscrowTypes.Terms[] memory terms = new IEscrowTypes.Terms[](n);
+        bytes[] memory a = new bytes[](n);
+        bytes[] memory b = new bytes[](n);
+        bytes32[] memory new_ = new bytes32[](n);
+        for (uint256 i; i < n; ++i) {
+            terms[i] = _draft(seed + 2 * i, units << (i * 3), money);
+            new_[i] = ESCROW.agreementId(terms[i]);
+            (a[i], b[i]) = _seal(terms[i], new_[i], seed >> 40);
+        }
+        if (_try("openMany", ANYONE, abi.encodeCall(ESCROW.openMany, (terms, a, b)))) {
+            for (uint256 i; i < n; ++i) {
+                _terms.push(terms[i]);
+                ids.push(new_[i]);
+            }
+        }
+    }
+
+    function cancel(uint256 seed) external step(seed) {
+        IEscrowTypes.Terms memory terms = _draft(seed, seed, uint64(seed));
+        bytes32 id = ESCROW.agreementId(terms);
+        if (_try("cancel", terms.parties.provider, abi.encodeCall(ESCROW.cancel, (terms)))) {
+            _terms.push(terms);
+            ids.push(id);
+        }
+    }
+
+    function claim(uint256 seed, uint64 amount, bool last) external step(seed) onceOpened {
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         IEscrowTypes.Voucher memory voucher = IEscrowTypes.Voucher(id, amount % 2e9, 0, last);
         bytes memory signature =
-            _sign(_keyOf(terms.parties.requester), ESCROW.voucherDigest(voucher));
-        bool settles = seed % 4 == 0;
-        vm.prank(settles ? terms.parties.provider : address(0xA11CE));
-        (bool done,) = address(ESCROW)
-            .call(
-                settles
-                    ? abi.encodeCall(ESCROW.settle, (terms, voucher, signature))
-                    : abi.encodeCall(ESCROW.claim, (terms, voucher, signature))
-            );
-        _count(settles ? "settle" : "claim", done);
+            _signBy(terms.parties.requesterSigner, ESCROW.voucherDigest(voucher));
+        bool done = seed % 4 == 0
+            ? _try(
+                "settle",
+                terms.parties.provider,
+                abi.encodeCall(ESCROW.settle, (terms, voucher, signature))
+            )
+            : _try("claim", ANYONE, abi.encodeCall(ESCROW.claim, (terms, voucher, signature)));
         if (done && voucher.amount > bestVoucher[id]) bestVoucher[id] = voucher.amount;
     }
 
-    function claimOffline(uint256 seed, uint32 metered) external step(seed) {
-        if (ids.length == 0) return;
+    function settleMany(uint256 seed, uint64 amount) external step(seed) onceOpened {
+        IEscrowTypes.Terms[] memory terms = new IEscrowTypes.Terms[](3);
+        IEscrowTypes.Voucher[] memory vouchers = new IEscrowTypes.Voucher[](3);
+        bytes[] memory signatures = new bytes[](3);
+        for (uint256 i; i < 3; ++i) {
+            bytes32 id;
+            (terms[i], id) = _pick(seed >> (16 * i));
+            vouchers[i] = IEscrowTypes.Voucher(id, amount % 2e9, 0, i == 1);
+            signatures[i] =
+                _signBy(terms[i].parties.requesterSigner, ESCROW.voucherDigest(vouchers[i]));
+            if (vouchers[i].amount > bestVoucher[id]) bestVoucher[id] = vouchers[i].amount;
+        }
+        bytes memory data = abi.encodeCall(ESCROW.settleMany, (terms, vouchers, signatures));
+        _try("settleMany", terms[0].parties.providerSigner, data);
+    }
+
+    function claimOffline(uint256 seed, uint32 metered) external step(seed) onceOpened {
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         IEscrowTypes.Heartbeat memory beat =
             IEscrowTypes.Heartbeat(id, 1, uint40(_now - seed % 100), metered % 4000, 0, 0);
-        bytes memory signature = _sign(_keyOf(terms.parties.provider), ESCROW.heartbeatDigest(beat));
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.claimOffline, (terms, beat, signature)));
-        _count("claimOffline", done);
+        bytes memory signature = _signBy(terms.parties.providerSigner, ESCROW.heartbeatDigest(beat));
+        bytes memory data = abi.encodeCall(ESCROW.claimOffline, (terms, beat, signature));
+        _try("claimOffline", ANYONE, data);
     }
 
-    function extend(uint256 seed, uint32 amount) external step(seed) {
-        if (ids.length == 0) return;
+    function extend(uint256 seed, uint32 amount) external step(seed) onceOpened {
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         IEscrowTypes.Extension memory extension =
             IEscrowTypes.Extension(id, amount, uint32(seed % 2 * (seed % 2000)));
-        bytes memory signature =
-            _sign(_keyOf(terms.parties.provider), ESCROW.extensionDigest(extension));
-        vm.prank(terms.parties.requester);
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.extend, (terms, extension, "", signature)));
-        _count("extend", done);
+        bytes32 digest = ESCROW.extensionDigest(extension);
+        bytes memory a = _signBy(
+            seed % 3 == 0 ? terms.parties.requesterSigner : terms.parties.requester, digest
+        );
+        bytes memory b = _signBy(terms.parties.providerSigner, digest);
+        _try("extend", ANYONE, abi.encodeCall(ESCROW.extend, (terms, extension, a, b)));
     }
 
-    function challenge(uint256 seed, uint48 nonce) external step(seed) {
-        if (ids.length == 0) return;
+    function challenge(uint256 seed, uint48 nonce) external step(seed) onceOpened {
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         IEscrowTypes.Voucher memory voucher = IEscrowTypes.Voucher(id, type(uint96).max, 0, false);
-        vm.prank(terms.parties.requester);
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.challenge, (terms, voucher, "", nonce)));
-        _count("challenge", done);
-        if (done) bestVoucher[id] = type(uint96).max;
+        address by = seed % 3 == 0 ? terms.parties.requesterSigner : terms.parties.requester;
+        bytes memory data = abi.encodeCall(ESCROW.challenge, (terms, voucher, "", nonce));
+        if (_try("challenge", by, data)) bestVoucher[id] = type(uint96).max;
     }
 
-    function answer(uint256 seed) external step(seed % 60) {
-        if (ids.length == 0) return;
+    function answer(uint256 seed) external step(seed % 60) onceOpened {
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
-        for (uint256 i; i < ids.length; ++i) {
-            if (ESCROW.agreement(ids[i]).status == IEscrowTypes.Status.Challenged) {
-                (terms, id) = (_terms[i], ids[i]);
-            }
-        }
+        (terms, id) = _newest(IEscrowTypes.Status.Challenged, terms, id);
         uint48 nonce = ESCROW.agreement(id).nonce;
         IEscrowTypes.Heartbeat memory beat =
             IEscrowTypes.Heartbeat(id, 1, uint40(_now), 0, nonce, 0);
-        vm.prank(terms.parties.provider);
-        (bool done,) = address(ESCROW).call(abi.encodeCall(ESCROW.answer, (terms, beat, "")));
-        _count("answer", done);
+        _try("answer", terms.parties.provider, abi.encodeCall(ESCROW.answer, (terms, beat, "")));
     }
 
-    function equivocate(uint256 seed) external step(seed) {
-        if (ids.length == 0 || seed % 8 != 0) return;
+    function equivocate(uint256 seed) external step(seed) onceOpened {
+        if (seed % 8 != 0) return;
         (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
         IEscrowTypes.Heartbeat memory a = IEscrowTypes.Heartbeat(id, 1, uint40(_now), 0, 0, 0);
         IEscrowTypes.Heartbeat memory b = IEscrowTypes.Heartbeat(id, 1, uint40(_now), 1, 0, 0);
-        vm.prank(terms.parties.provider);
-        (bool done,) =
-            address(ESCROW).call(abi.encodeCall(ESCROW.slashEquivocation, (terms, a, "", b, "")));
-        _count("equivocate", done);
+        bytes memory data = abi.encodeCall(ESCROW.slashEquivocation, (terms, a, "", b, ""));
+        _try("equivocate", terms.parties.providerSigner, data);
     }
 
-    function close(uint256 seed) external step(seed) {
-        if (ids.length == 0) return;
-        (IEscrowTypes.Terms memory terms,) = _pick(seed);
-        uint256 what = (seed >> 8) % 6;
-        bytes memory data;
-        address by = address(0xA11CE);
+    /// @dev By wallets, also with a slash; by hot keys, which may then pay only what has accrued.
+    function closeSigned(uint256 seed, uint64 amount) external step(seed) onceOpened {
+        if (seed % 4 != 0) return;
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed >> 2);
+        uint96 paid = ESCROW.agreement(id).paid + amount % 1e6;
+        uint96 slashed = seed % 3 == 0 ? uint96(amount % (terms.money.collateral + 1)) : 0;
+        IEscrowTypes.Settlement memory settlement = IEscrowTypes.Settlement(id, paid, slashed);
+        bytes32 digest = ESCROW.settlementDigest(settlement);
+        IEscrowTypes.Parties memory p = terms.parties;
+        bool hot = seed % 5 < 2;
+        bytes memory a = _signBy(hot ? p.requesterSigner : p.requester, digest);
+        bytes memory b = _signBy(hot ? p.providerSigner : p.provider, digest);
+        bytes memory data = abi.encodeCall(ESCROW.closeSigned, (terms, settlement, a, b));
+        if (_try("closeSigned", ANYONE, data)) bestVoucher[id] = type(uint96).max;
+    }
+
+    function close(uint256 seed) external step(seed) onceOpened {
+        (IEscrowTypes.Terms memory terms, bytes32 id) = _pick(seed);
+        uint256 what = (seed >> 8) % 8;
+        if (what == 3) (terms,) = _newest(IEscrowTypes.Status.Challenged, terms, id);
+        if (what > 5) (terms,) = _newest(IEscrowTypes.Status.Disputed, terms, id);
+        IEscrowTypes.Parties memory p = terms.parties;
         if (what == 0) {
-            (by, data) = (terms.parties.requester, abi.encodeCall(ESCROW.requesterClose, (terms)));
+            _try("close", p.requester, abi.encodeCall(ESCROW.requesterClose, (terms)));
         } else if (what == 1) {
-            (by, data) = (terms.parties.provider, abi.encodeCall(ESCROW.providerClose, (terms)));
+            _try("close", p.providerSigner, abi.encodeCall(ESCROW.providerClose, (terms)));
         } else if (what == 2) {
-            data = abi.encodeCall(ESCROW.finalize, (terms));
+            if ((seed >> 16) % 3 == 0) vm.warp(_now += 800); // past a claim window
+            _try("finalize", ANYONE, abi.encodeCall(ESCROW.finalize, (terms)));
         } else if (what == 3) {
-            data = abi.encodeCall(ESCROW.slash, (terms));
-        } else if (what == 4) {
-            (by, data) = (terms.parties.requester, abi.encodeCall(ESCROW.dispute, (terms)));
+            _try("slash", ANYONE, abi.encodeCall(ESCROW.slash, (terms)));
+        } else if (what < 6) {
+            _try("dispute", p.requester, abi.encodeCall(ESCROW.dispute, (terms)));
         } else {
             uint96 slashed = uint96(seed % (uint256(terms.money.collateral) + 1));
-            (by, data) = (terms.parties.arbiter, abi.encodeCall(ESCROW.rule, (terms, slashed)));
+            if ((seed >> 16) % 3 == 0) slashed = 0;
+            _try("rule", p.arbiter, abi.encodeCall(ESCROW.rule, (terms, slashed)));
         }
-        vm.prank(by);
-        (bool done,) = address(ESCROW).call(data);
-        _count("close", done);
     }
 }

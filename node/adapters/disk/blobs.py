@@ -151,10 +151,23 @@ class Blobs:
             self._touch(hash_)
             await self._in_thread(files.export, self._directory, hash_, Path(path))
 
+    async def lend(self, hash_: bytes, path: str) -> None:
+        """Make a complete blob readable at `path`, by a link if it lies on the same disk.
+
+        Raises NotFoundError.
+        """
+        async with self._alone(hash_):
+            self._touch(hash_)
+            await self._in_thread(files.lend, self._directory, hash_, Path(path))
+
     async def discard(self, hash_: bytes) -> None:
         """Forget a blob, complete or not."""
         async with self._alone(hash_):
             await self._drop(hash_)
+
+    def keep(self, needed: Pinned) -> None:
+        """Set which blobs must stay when room is made, in place of those named at the start."""
+        self._pinned = needed
 
     async def _add(self, hash_: bytes, size: int, write: Callable[[], None]) -> None:
         async with self._alone(hash_):

@@ -163,6 +163,20 @@ def export(directory: Path, hash_: bytes, target: Path) -> None:
             raise
 
 
+def lend(directory: Path, hash_: bytes, target: Path) -> None:
+    """The blob's file under another name, or a copy where that cannot be."""
+    source = place(directory, hash_)
+    try:
+        os.utime(source)
+        os.link(source, target)
+    except OSError as problem:
+        if problem.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+            raise
+        with source.open("rb") as blob, target.open("xb") as file:
+            while piece := blob.read(COPY_BYTES):
+                file.write(piece)
+
+
 def sweep(directory: Path, hash_: bytes, kept: Kept | None) -> None:
     """Remove the files of this hash that are not what `kept` says there is."""
     if kept is None or not kept.complete:

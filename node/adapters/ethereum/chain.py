@@ -14,23 +14,19 @@ import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
 import trio
-from web3 import AsyncWeb3
 
 from market.chainlog import EscrowEvent
 from market.errors import ChainError
 from market.escrow import ChainOrder
-from market.ledger import ledger_of
 from market.limits import CLOCK_SKEW_S
 from market.signing import Domain
 from market.units import UnixTime
-from node.adapters.ethereum.answers import AnswerError, number, raw
-from node.adapters.ethereum.contract import artifact, calldata
+from node.adapters.ethereum.answers import raw
+from node.adapters.ethereum.contract import calldata
 from node.adapters.ethereum.errands import Errands
 from node.adapters.ethereum.events import fact
 from node.adapters.ethereum.follower import Follower
@@ -38,38 +34,16 @@ from node.adapters.ethereum.history import History
 from node.adapters.ethereum.logs import LogReader
 from node.adapters.ethereum.outbox import Outbox, open_outbox
 from node.adapters.ethereum.pending import Call, Pace
-from node.adapters.ethereum.provider import Contracts
-from node.adapters.ethereum.rpc import PATIENCE_S, Rpc, RpcError, WrongChainError
+from node.adapters.ethereum.rpc import Rpc, WrongChainError
 from node.adapters.ethereum.sender import Sender
+from node.adapters.ethereum.settings import ChainConfig
+from node.adapters.ethereum.views import Views
 from node.ports import Account, ChainBatch, ChainHealth, ChainInfo
 
 log = structlog.get_logger("chain")
 
 NO_BLOCK_S: Final = 120.0  # ten slots of Ethereum without a block: something is wrong
 UNMINED_S: Final = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class ChainConfig:
-    """Where the chain is and what is trusted on it. `confirmations` 1: the newest block counts.
-
-    `outbox` is the file of signed transactions; without one, those of a crash are not sent again.
-    """
-
-    urls: tuple[str, ...]
-    chain_id: int
-    escrow: bytes
-    token: bytes
-    confirmations: int = 1
-    poll_s: float = 0.5
-    fee_cap_wei: int = 200_000_000_000
-    explorer: str = ""
-    first_block: int = 0
-    outbox: Path | None = None
-    stuck_s: float = 30.0
-    resend_s: float = 4.0
-    give_up_s: float = 120.0
-    patience_s: float = PATIENCE_S
 
 
 class EthereumChain:
@@ -84,9 +58,9 @@ class EthereumChain:
         self._sender = sender
         self._outbox = outbox
         self._info = info
-        self._contracts = Contracts(rpc, config.escrow)
         reader = LogReader(rpc, config.escrow)
         self._history = History(reader, config.first_block)
+        self._views = Views(config, rpc, self._history)
         self._follower = Follower(
             rpc, reader, confirmations=config.confirmations, poll_s=config.poll_s,
             first_block=config.first_block,
@@ -120,24 +94,11 @@ class EthereumChain:
 
     async def account(self, wallet: bytes, operator: bytes) -> Account:
         """The ledger of one wallet: the contract's views at one block, and the logs up to it."""
-        head = (await self._rpc.head()).number
-        owner = AsyncWeb3.to_checksum_address(wallet)
-        key = AsyncWeb3.to_checksum_address(operator)
-        token = AsyncWeb3.to_checksum_address(self._config.token)
-        escrow, view = self._contracts.escrow.functions, self._contracts.view
-        free, staked, thawing, thaws_at = await view(escrow.balance(token, owner), head)
-        allowance, expiry = await view(escrow.authorisation(owner, key, token), head)
-        units = await view(escrow.unitsTaken(owner), head)
-        coin = self._contracts.at("TestToken", self._config.token).functions
-        tokens = await view(coin.balanceOf(owner), head)
-        gas = await self._rpc.ask("eth_getBalance", key, hex(head), read=number)
-        ledger = ledger_of(await self._history.of(wallet, head))
-        return Account(
-            wallet=wallet, free=free, stake=staked,
-            locked=ledger.locked(self._config.token, wallet),
-            thawing=thawing, thaws_at_s=thaws_at, operator_allowance=allowance,
-            operator_expires_at_s=expiry, tokens=tokens, gas=gas, units=units,
-        )  # fmt: skip
+        return await self._views.account(wallet, operator)
+
+    async def spendable(self, wallet: bytes, operator: bytes) -> int:
+        """Two views at the newest block."""
+        return await self._views.spendable(wallet, operator)
 
     def health(self) -> ChainHealth:
         """The first of what keeps this node waiting, the worst first."""
@@ -170,45 +131,18 @@ class EthereumChain:
 
     async def burned(self) -> int:
         """What was slashed and given to nobody."""
-        token = AsyncWeb3.to_checksum_address(self._config.token)
-        burned = await self._contracts.view(self._contracts.escrow.functions.burned(token))
-        return int(burned)
+        return await self._views.burned()
 
     async def check(self) -> None:
         """Ask the chain whether it is what the configuration says; keep what it answers.
 
         Raises ChainError, WrongChainError among them.
         """
-        await self._check_code()
+        self._info = await self._views.check()
         await self._check_genesis()
-        escrow, view = self._contracts.escrow.functions, self._contracts.view
-        coin = self._contracts.at("TestToken", self._config.token).functions
-        try:
-            symbol, decimals = await view(coin.symbol()), await view(coin.decimals())
-            window, _, claim_window, _, _, _ = await view(escrow.limits())
-        except (RpcError, AnswerError) as problem:
-            raise ChainError(
-                f"0x{self._config.token.hex()} is not a token", hint="check token"
-            ) from problem
-        self._info = ChainInfo(
-            domain=Domain(self._config.chain_id, self._config.escrow), token=self._config.token,
-            symbol=str(symbol)[:16], decimals=decimals, window_min_s=window,
-            claim_window_min_s=claim_window, explorer=self._config.explorer,
-        )  # fmt: skip
-        known = [self._info.symbol, decimals, window, claim_window]
+        info = self._info
+        known = [info.symbol, info.decimals, info.window_min_s, info.claim_window_min_s]
         await self._outbox.remember(_name(self._config), json.dumps(known).encode())
-
-    async def _check_code(self) -> None:
-        escrow = AsyncWeb3.to_checksum_address(self._config.escrow)
-        code = await self._rpc.ask("eth_getCode", escrow, "latest", read=raw)
-        if not code:
-            raise ChainError(
-                f"there is no contract at 0x{self._config.escrow.hex()} "
-                f"on chain {self._config.chain_id}",
-                hint="check escrow in the configuration",
-            )
-        if len(code) * 2 + 2 != len(artifact("Escrow")["deployedBytecode"]):
-            raise ChainError("the contract there is not this version's escrow")
 
     async def _check_genesis(self) -> None:
         """A local chain may be started anew under its old id: what was signed for it is void."""

@@ -9,22 +9,21 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import trio
 from eth_account import Account as KeyAccount
 
 from market.errors import ChainError
-from node.adapters.ethereum.chain import ChainConfig
+from node.adapters.ethereum.deployment import LOCAL
 from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.ethereum.wallet import Wallet
 
 MNEMONIC = "test test test test test test test test test test test junk"
 CHAIN_ID = 31337
 KEYS = 10  # as many as anvil funds
 START_S = 20.0
-LIMITS = (2, 3600, 2, 86_400, 30 * 86_400, 60)
-"""minWindow, maxWindow, minClaimWindow, maxClaimWindow, maxDuration, thawPeriod: seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ async def deploy(url: str, process: subprocess.Popen[bytes], chain_id: int = CHA
         keys = test_keys(KEYS)
         deployer = Wallet(rpc, keys[0], chain_id, bytes(20), bytes(20))
         token = await deployer.deploy("TestToken")
-        escrow = await deployer.deploy("Escrow", LIMITS)
+        escrow = await deployer.deploy("Escrow", astuple(LOCAL))
     return Devnet(url, escrow, token, keys, chain_id)
 
 

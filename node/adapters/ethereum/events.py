@@ -7,7 +7,8 @@ every log of the contract.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import re
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Final
 
 from eth_abi import decode as abi_decode
@@ -61,7 +62,7 @@ class _Form:
     """How one event lies in a log: types by where they are."""
 
     name: str
-    order: tuple[tuple[bool, int], ...]  # for each field: in the topics?, and which
+    places: tuple[tuple[str, bool, int], ...]  # our field: is it in the topics, and which there
     indexed: tuple[str, ...]
     others: tuple[str, ...]
 
@@ -73,17 +74,25 @@ def forms() -> dict[bytes, _Form]:
     for entry in artifact("Escrow")["abi"]:
         if entry.get("type") != "event" or entry["name"] not in KINDS:
             continue
-        order: list[tuple[bool, int]] = []
+        ours = {one.name for one in fields(KINDS[entry["name"]])}
+        places: list[tuple[str, bool, int]] = []
         indexed: list[str] = []
         others: list[str] = []
         for item in entry["inputs"]:
             kind = collapse_if_tuple(item)
             side = indexed if item["indexed"] else others
-            order.append((item["indexed"], len(side)))
+            name = _snake(item["name"])
+            if name in ours:
+                places.append((name, item["indexed"], len(side)))
             side.append(kind)
+        needed = {
+            one.name for one in fields(KINDS[entry["name"]])
+            if one.default is MISSING and one.name != "place"
+        }  # fmt: skip
+        assert needed <= {name for name, _, _ in places}, f"{entry['name']} has other fields now"
         types = ",".join(collapse_if_tuple(item) for item in entry["inputs"])
         topic = keccak(f"{entry['name']}({types})".encode())
-        found[topic] = _Form(entry["name"], tuple(order), tuple(indexed), tuple(others))
+        found[topic] = _Form(entry["name"], tuple(places), tuple(indexed), tuple(others))
     return found
 
 
@@ -110,8 +119,10 @@ def event(log: Log, at_s: int) -> EscrowEvent | None:
         others = abi_decode(form.others, log.data)
     except (DecodingError, ValueError, OverflowError) as problem:
         raise AnswerError(f"the RPC endpoint answered a damaged {form.name} log") from problem
-    values = [_ours((indexed if in_topics else others)[at]) for in_topics, at in form.order]
-    made: EscrowEvent = KINDS[form.name](Place(log.block, log.index, at_s, log.tx), *values)
+    values = {
+        name: _ours((indexed if in_topics else others)[at]) for name, in_topics, at in form.places
+    }
+    made: EscrowEvent = KINDS[form.name](Place(log.block, log.index, at_s, log.tx), **values)
     return made
 
 
@@ -120,7 +131,7 @@ def fact(said: EscrowEvent) -> ChainFact | None:
     at, tx = said.place.at_s, said.place.tx
     match said:
         case OpenedAgreement(id=id_):
-            return Opened(id_, at, tx)
+            return Opened(id_, at, tx, said.requester, said.provider, said.deposit, said.collateral)
         case ExtendedAgreement(id=id_, extra_deposit=deposit, extra_duration=longer_s):
             return Extended(id_, deposit, longer_s, tx)
         case ClaimedPayment(id=id_, paid=paid):
@@ -137,6 +148,12 @@ def fact(said: EscrowEvent) -> ChainFact | None:
             return Slashed(id_, slashed, to_victim, burned, tx)
         case _:
             return None
+
+
+def _snake(name: str) -> str:
+    if name == "from":  # which Python keeps for itself
+        return "by"
+    return re.sub("[A-Z]", lambda letter: "_" + letter.group().lower(), name)
 
 
 def _ours(value: Any) -> Any:

@@ -116,6 +116,11 @@ class Plans:
         """Let it lock nothing any more."""
         return self._one("revoke", Web3.to_checksum_address(operator), self._named_token)
 
+    def mint(self, to: bytes, amount: int) -> tuple[Call, ...]:
+        """Test money; only a test token has such a function."""
+        data = call("TestToken", "mint", Web3.to_checksum_address(to), amount)
+        return (Call(self._token, data),)
+
     @property
     def _named_token(self) -> str:
         return str(Web3.to_checksum_address(self._token))

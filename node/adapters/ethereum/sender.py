@@ -94,6 +94,15 @@ class Sender:
                 raise ChainRefusedError(reason=reason(problem.data)) from problem
             raise self._poor(problem) from problem
 
+    async def fees(self) -> Fees:
+        """What a transaction would bid now. Raises ChainError if the cap does not allow it."""
+        fees = await self._fees()
+        if fees is None:
+            raise ChainError(
+                "gas costs more than the configured cap", hint="wait until gas is cheaper"
+            )
+        return fees
+
     async def send(self, call: Call, *, once: bool = False) -> Receipt:
         """Send it, wait until it is mined.
 
@@ -171,11 +180,7 @@ class Sender:
         return entry
 
     async def _sign(self, call: Call, gas: int, nonce: int) -> Pending:
-        fees = await self._fees()
-        if fees is None:
-            raise ChainError(
-                "gas costs more than the configured cap", hint="wait until gas is cheaper"
-            )
+        fees = await self.fees()
         sent = self._signed(call, gas, nonce, fees)
         entry = Pending(nonce, call, [sent], time.time())
         self._pending[nonce] = entry

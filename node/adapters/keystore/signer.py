@@ -6,9 +6,7 @@ It signs what it is given and never decides whether to. Keys show in no repr and
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -21,11 +19,13 @@ from nacl.signing import SigningKey, VerifyKey
 
 from market.errors import MarketError, SignatureError
 from market.signing import keccak
+from node.adapters.keystore.files import create, read
+from node.adapters.keystore.password import credential, read_password
 
 PEER_FILE: Final = "peer.key"
 OPERATOR_FILE: Final = "operator.key"
 OPERATOR_KEYSTORE: Final = "operator.json"
-_FILE_BYTES_MAX = 64 * 1024  # a keystore is half a KiB
+OPERATOR_CREDENTIAL: Final = "operator-password"
 
 
 class FileSigner:
@@ -92,10 +92,11 @@ class FileSigner:
 def load_or_create(directory: Path, password_file: Path | None = None) -> FileSigner:
     """The keys in `directory`, made on first use; readable by their owner only, or refused.
 
-    With a password file the operator key lies in a web3 keystore (version 3, scrypt): it spends
-    money, and a copied backup must not. Without one it is a plain file, which is right for a
-    development chain, whose money is nobody's, and for machines that decrypt the whole disk. The
-    peer key is always plain: a node must come up by itself, and the key holds no money.
+    With a password (a file, or systemd's credential `operator-password`) the operator key lies in a
+    web3 keystore (version 3, scrypt): it spends money, and a copied backup must not. Without one it
+    is a plain file, which is right for a development chain, whose money is nobody's, and for
+    machines that decrypt the whole disk. The peer key is always plain: a node must come up by
+    itself, and the key holds no money.
 
     Blocks for about a second when there is a password. Raises MarketError, which says what to do.
     """
@@ -113,10 +114,12 @@ def load_or_create(directory: Path, password_file: Path | None = None) -> FileSi
 
 def _operator_key(directory: Path, password_file: Path | None) -> bytes:
     plain, keystore = directory / OPERATOR_FILE, directory / OPERATOR_KEYSTORE
+    password_file = password_file or credential(OPERATOR_CREDENTIAL)
     if password_file is None:
         if keystore.exists():
             raise MarketError(
-                f"{keystore} is locked by a password", hint="name the file that holds the password"
+                f"{keystore} is locked by a password",
+                hint='name the file that holds the password: password_file = "…"',
             )
         return _load(plain, _new_operator_key, _plain, _from_plain, coincurve.PrivateKey)
     if plain.exists():
@@ -124,9 +127,7 @@ def _operator_key(directory: Path, password_file: Path | None) -> bytes:
             f"{plain} is not locked by a password, though one was given",
             hint="withdraw from its wallet and move it away, or start without the password file",
         )
-    password = password_file.read_bytes().rstrip(b"\r\n")
-    if not password:
-        raise MarketError(f"{password_file} is empty", hint="write the password into it")
+    password = read_password(password_file)
 
     def lock(key: bytes) -> bytes:
         return json.dumps(create_keyfile_json(key, password, kdf="scrypt")).encode()
@@ -150,8 +151,8 @@ def _load(
     `check` raises if they are no key of its kind.
     """
     if not path.exists():
-        _create(path, wrap(make(32)))
-    text = _read(path)
+        create(path, wrap(make(32)))
+    text = read(path)
     try:
         key = unwrap(text)
         if len(key) != 32:
@@ -163,38 +164,6 @@ def _load(
             hint="check the password, or restore the file from a backup",
         ) from None
     return key
-
-
-def _create(path: Path, text: bytes) -> None:
-    """Write the file whole or not at all, and never over another: a key is lost only once."""
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(file, "wb") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return  # another process was first: its key is the node's
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        draft.unlink()
-
-
-def _read(path: Path) -> bytes:
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if not stat.S_ISREG(mode) or mode & 0o077:
-            raise MarketError(
-                f"{path} can be read by others", hint=f"make it yours alone: chmod 600 {path}"
-            )
-        return file.read(_FILE_BYTES_MAX)
 
 
 def _new_operator_key(size: int) -> bytes:

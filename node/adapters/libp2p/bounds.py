@@ -46,7 +46,7 @@ REQUESTS_PER_PEER_MAX: Final = 32  # in flight, each way
 ANSWER_S: Final = 60.0  # an answerer that takes longer has lost its asker long ago
 
 # Channels.
-CHANNELS_PER_PEER_MAX: Final = 16
+CHANNELS_PER_PEER_MAX: Final = 48  # most of them tunnels, of which a peer has 32 at most
 FRAMES_IN_FLIGHT_MAX: Final = 64  # small frames, such as lines of a log
 CREDIT_BYTES: Final = CHUNK_BYTES * CREDIT_CHUNKS
 SLICE_BYTES: Final = 64 * 1024  # bulk yields to gossip after each slice

@@ -82,9 +82,12 @@ _APPLETS: Final = [
 ]
 
 
-def build_base_image(out: Path, packages: tuple[str, ...] = ("numpy",)) -> tuple[bytes, int]:
+def build_base_image(
+    out: Path, packages: tuple[str, ...] = ("numpy",), *, compiled: bool = True
+) -> tuple[bytes, int]:
     """Write the image to `out`; returns its SHA-256 and size in bytes.
 
+    What is not `compiled` is built sooner and starts later.
     Raises SandboxError if a package or busybox is not installed here.
     """
     busybox = shutil.which("busybox")
@@ -92,14 +95,14 @@ def build_base_image(out: Path, packages: tuple[str, ...] = ("numpy",)) -> tuple
         raise SandboxError("busybox is not installed", hint="apt-get install busybox-static")
     with tempfile.TemporaryDirectory(prefix="gridsouk-image-") as directory:
         root = Path(directory) / "root"
-        _lay_out(root, Path(busybox), packages)
+        _lay_out(root, Path(busybox), packages, compiled)
         layer = Path(directory) / "layer.tar"
         _tar(layer, root)
         digest, size = _write_layout(out, layer)
     return digest, size
 
 
-def _lay_out(root: Path, busybox: Path, packages: tuple[str, ...]) -> None:
+def _lay_out(root: Path, busybox: Path, packages: tuple[str, ...], compiled: bool) -> None:
     for name in ("bin", "usr/bin", "etc", "tmp", "proc", "dev", f"{PYTHON}/bin"):
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
@@ -120,7 +123,8 @@ def _lay_out(root: Path, busybox: Path, packages: tuple[str, ...]) -> None:
     for package in packages:
         _copy_package(package, stdlib)  # Debian's Python looks into no site-packages
     _copy_libraries(root, (root / PYTHON / "bin" / f"python{_version()}", *stdlib.rglob("*.so*")))
-    _compile(stdlib, root)
+    if compiled:
+        _compile(stdlib, root)
 
 
 def _version() -> str:

@@ -67,6 +67,7 @@ class Plan:
     edits: Edits
     cgroup_namespace: bool
     inputs: tuple[tuple[str, str], ...] = ()  # (host path, path inside), where no layer holds them
+    secrets: tuple[tuple[str, str], ...] = ()  # those of `envs` that no disk may see
     image: str = ""  # its hash in hex, for those who keep images by themselves
 
 

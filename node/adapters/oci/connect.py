@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
@@ -67,6 +67,42 @@ async def connect(pid: int, port: int) -> AsyncIterator[SocketPipe]:
             ) from problem
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         yield SocketPipe(made)
+
+
+class SocketListener:
+    """Implements the port `Listener` with a socket inside the job's network."""
+
+    def __init__(self, made: trio.socket.SocketType) -> None:
+        self._made = made
+
+    async def accept(self) -> AbstractAsyncContextManager[SocketPipe]:
+        """The next connection."""
+        try:
+            taken, _ = await self._made.accept()
+        except OSError as problem:
+            raise SandboxError("the job's port is gone") from problem
+        return _piped(taken)
+
+
+@asynccontextmanager
+async def listen(pid: int, port: int) -> AsyncIterator[SocketListener]:
+    """Listen on 127.0.0.1:`port` in the network of the process. Raises SandboxError."""
+    made = trio.socket.from_stdlib_socket(await trio.to_thread.run_sync(socket_in, pid))
+    with made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            await made.bind(("127.0.0.1", port))
+            made.listen(64)
+        except OSError as problem:
+            raise SandboxError(f"port {port} in the job cannot be taken: {problem}") from problem
+        yield SocketListener(made)
+
+
+@asynccontextmanager
+async def _piped(taken: trio.socket.SocketType) -> AsyncIterator[SocketPipe]:
+    with taken:
+        taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        yield SocketPipe(taken)
 
 
 def socket_in(pid: int) -> socket.socket:

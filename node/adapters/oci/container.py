@@ -61,8 +61,13 @@ class Held:
         raise NotImplementedError
 
     def members(self) -> list[int]:
-        """The host pids in the job's control group."""
-        return [int(line) for line in read(self._spec["processes_file"]).split()]
+        """The host pids in the job's control group, and in those an engine made below it."""
+        folder, name = os.path.split(self._spec["processes_file"])
+        return [
+            int(line)
+            for directory, _, _ in os.walk(folder)
+            for line in read(os.path.join(directory, name)).split()
+        ]
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed any of its processes for memory."""

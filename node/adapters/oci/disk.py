@@ -138,6 +138,9 @@ def unmount_all(directory: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Delete a directory of ours and all below it; nothing if it is not there."""
+    """Delete a directory of ours and all below it, or a file; nothing if it is not there."""
     assert not mounts_below(directory), f"{directory} still has mounts"
-    shutil.rmtree(directory, ignore_errors=False) if directory.exists() else None
+    if directory.is_dir() and not directory.is_symlink():
+        shutil.rmtree(directory, ignore_errors=False)
+    else:
+        directory.unlink(missing_ok=True)

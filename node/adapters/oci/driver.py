@@ -22,7 +22,7 @@ from market.terms import Artifact, Manifest
 from market.units import MIB
 from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, preflight, staging
 from node.adapters.oci.cgroups import Cgroup
-from node.adapters.oci.connect import connect
+from node.adapters.oci.connect import connect, listen
 from node.adapters.oci.place import Placing, same, thread
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import OciRuntime, Runtime, need
@@ -33,6 +33,7 @@ from node.ports import (
     Check,
     Devices,
     Execution,
+    Listener,
     Observed,
     Pipe,
     RunState,
@@ -131,6 +132,13 @@ class ContainerSandbox:
             yield pipe
 
     @contextlib.asynccontextmanager
+    async def listen(self, work_id: str, port: int) -> AsyncIterator[Listener]:
+        """Connections that the job makes to that port of its own. Raises SandboxError."""
+        pid = await thread(self._living, paths_of(self._settings, work_id))
+        async with listen(pid, port) as listener:
+            yield listener
+
+    @contextlib.asynccontextmanager
     async def execute(
         self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
     ) -> AsyncIterator[Execution]:
@@ -164,7 +172,11 @@ class ContainerSandbox:
 
     async def preflight(self) -> tuple[Check, ...]:
         """The machine's parts, and what the escape probe says from inside a job of ours."""
-        checks = (*await thread(preflight.machine, self._settings), *await self._runtime.checks())
+        checks = (
+            *await thread(preflight.machine, self._settings),
+            *await self._runtime.checks(),
+            *await thread(preflight.gpus, tuple(sorted(self._uuids.values())), self._settings),
+        )
         if any(check.critical and not check.ok for check in checks):
             return checks
         return (*checks, *await preflight.probe(self, self._blobs, self._settings))
@@ -253,6 +265,7 @@ class ContainerSandbox:
             edits=edits,
             cgroup_namespace=Path("/proc/self/ns/cgroup").exists(),
             inputs=staging.seen_inputs(paths, manifest),
+            secrets=secrets,
             image=manifest.image.hash.hex(),
         )
 
@@ -263,11 +276,9 @@ class ContainerSandbox:
             raise SandboxError("the job is paused", hint="resume it first")
         plan = self._plan(paths, *self._placing.load(paths), False)
         try:
-            given = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="surrogateescape")
+            return replace(plan, envs=look.variables(pid))
         except OSError as problem:
             raise SandboxError("the job has ended") from problem
-        pairs = (item.partition("=") for item in given.split("\0") if item)
-        return replace(plan, envs={name: value for name, _, value in pairs})
 
     def _living(self, paths: WorkPaths) -> int:
         """The pid of the job's first process. Raises SandboxError if the job does not run."""

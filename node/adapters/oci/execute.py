@@ -11,6 +11,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
@@ -75,7 +76,11 @@ async def execute(
         if terminal is None:
             running = _Piped(await _open(command, subprocess.PIPE), complaints)
         else:
-            running = await _typed(command, complaints, terminal)
+            hands_over = os.path.basename(runtime[-1]).startswith("crun")
+            if hands_over:
+                running = await _given(command, folder, terminal)
+            else:
+                running = await _typed(command, complaints, terminal)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(running.listen)
             try:
@@ -221,6 +226,49 @@ class _Typed(_Running):
     async def aclose(self) -> None:
         """Hang up."""
         await self._master.aclose()
+
+
+async def _given(command: list[str], folder: Path, terminal: Terminal) -> _Typed:
+    """crun, asked to copy, drops what a program says just before its end; so it hands over the
+
+    terminal's end by a socket instead. runc would do that only for a program that it leaves alone.
+    """
+    place = str(folder / "console")
+    at = command.index("exec") + 1
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
+        listener.bind(place)
+        listener.listen(1)
+        ours = [*command[:at], "--console-socket", place, *command[at:]]
+        process = await _open(ours, subprocess.DEVNULL)
+        try:
+            master = await _receive_terminal(listener, process)
+        except BaseException:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+            raise
+    set_size(master, terminal)
+    return _Typed(process, folder / "log", master)
+
+
+async def _receive_terminal(listener: socket.socket, process: trio.Process) -> int:
+    """The descriptor that the runtime sends, or of nothing if it ends before."""
+    found: list[int] = []
+
+    async def take(scope: trio.CancelScope) -> None:
+        await trio.lowlevel.wait_readable(listener.fileno())
+        with listener.accept()[0] as made:
+            await trio.lowlevel.wait_readable(made.fileno())
+            found.extend(socket.recv_fds(made, 256, 1)[1])
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, nursery.cancel_scope)
+        await process.wait()
+        nursery.cancel_scope.deadline = trio.current_time() + 1.0
+    if not found:
+        found.append(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    return found[0]
 
 
 async def _typed(command: list[str], complaints: Path, terminal: Terminal) -> _Typed:

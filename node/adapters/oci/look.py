@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from node.adapters.oci import launch
@@ -79,6 +81,20 @@ def with_sensors(
         power_w=sum(power) if power else None,
         temperature_c=max(heat) if heat else None,
     )
+
+
+def variables(pid: int) -> dict[str, str]:
+    """The variables of the job: its first process's, and what that gave to the one it started.
+
+    Raises OSError.
+    """
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    given = Path(f"/proc/{pid}/environ").read_bytes()
+    if children:
+        with suppress(OSError):
+            given = Path(f"/proc/{int(children[0])}/environ").read_bytes() or given
+    pairs = (item.partition("=") for item in given.decode(errors="surrogateescape").split("\0"))
+    return {name: value for name, sign, value in pairs if sign and name}
 
 
 def _abandon(paths: WorkPaths, cgroup: Cgroup, seen_s: float) -> None:

@@ -20,7 +20,7 @@ from market.errors import CodecError, SandboxError
 from market.limits import ENV_BYTES_MAX, ENVS_MAX, FILES_MAX
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import images, staging
+from node.adapters.oci import disk, images, staging
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import Runtime
@@ -48,7 +48,7 @@ class Placing:
             (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
         images.sweep(self._images)
         for left in (settings.state_dir / "staging").iterdir():
-            left.unlink()
+            disk.remove_tree(left)
 
     @property
     def _images(self) -> Path:
@@ -96,7 +96,7 @@ class Placing:
                 return found
             archive = self._staging_file(f"{artifact.hash.hex()}.tar")
             try:
-                await self._blobs.export(artifact.hash, str(archive))
+                await images.lend_image(self._blobs, artifact, archive)
                 await thread(self._make_room)
                 made = await thread(
                     partial(
@@ -108,7 +108,7 @@ class Placing:
                     )
                 )
             finally:
-                archive.unlink(missing_ok=True)
+                await thread(disk.remove_tree, archive)
             await self._runtime.forget_images(frozenset(await thread(os.listdir, self._images)))
             return made
 
@@ -118,7 +118,8 @@ class Placing:
             with contextlib.suppress(SandboxError):
                 manifest, _ = self.load(paths_of(self._settings, entry.name))
                 used.add(manifest.image.hash.hex())
-        images.make_room(self._images, self._settings.images_max, frozenset(used))
+        bytes_max = self._settings.images_bytes_max
+        images.make_room(self._images, self._settings.images_max, frozenset(used), bytes_max)
 
     def _staging_file(self, name: str) -> Path:
         return self._settings.state_dir / "staging" / name
@@ -128,7 +129,7 @@ class Placing:
             parts = staging.input_parts(artifact.path)
             file = self._staging_file(f"{paths.state.name}.{number}")
             try:
-                await self._blobs.export(artifact.hash, str(file))
+                await self._blobs.lend(artifact.hash, str(file))
                 if artifact.path.endswith("/"):
                     room = self._settings.image_bytes_max
                     await thread(staging.place_tree, paths, parts, file, room)
@@ -144,7 +145,7 @@ class Placing:
         assert manifest.resume is not None
         file = self._staging_file(f"{paths.state.name}.resume")
         try:
-            await self._blobs.export(manifest.resume.hash, str(file))
+            await self._blobs.lend(manifest.resume.hash, str(file))
             room = (manifest.disk_mib or self._settings.disk_mib) * MIB
             await thread(self._results.restore, paths, layout, manifest, file, uid, room)
         finally:

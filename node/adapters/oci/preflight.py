@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -16,7 +17,7 @@ import trio
 from market.errors import MarketError
 from market.terms import Artifact
 from market.units import MIB
-from node.adapters.oci import cgroups, doctor
+from node.adapters.oci import cdi, cgroups, doctor
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.settings import OciSettings
 from node.ports import Blobs, Check, Sandbox
@@ -70,6 +71,18 @@ def machine(settings: OciSettings) -> tuple[Check, ...]:
     )
 
 
+def gpus(uuids: tuple[str, ...], settings: OciSettings) -> tuple[Check, ...]:
+    """Whether each GPU that is for sale can be given to a job. Blocking."""
+    name = "GPUs"
+    if not uuids:
+        return (Check(name, True, False, "none found: declare CPU units to sell"),)
+    try:
+        cdi.edits_for(uuids, settings.cdi_dirs)
+    except MarketError as problem:
+        return (Check(name, False, True, str(problem), problem.hint),)
+    return (Check(name, True, True, f"{len(uuids)}, each with a CDI specification by UUID"),)
+
+
 async def probe(sandbox: Sandbox, blobs: Blobs, settings: OciSettings) -> tuple[Check, ...]:
     """One check for each class of attempts that the escape probe makes from inside."""
     try:
@@ -113,7 +126,8 @@ async def _image(blobs: Blobs, settings: OciSettings) -> Artifact:
         return Artifact("doctor", bytes.fromhex(with_size[0]), int(with_size[1]))
     file = settings.state_dir / _IMAGE
     try:
-        hash_, size = await trio.to_thread.run_sync(build_base_image, file, ())
+        build = partial(build_base_image, file, (), compiled=False)
+        hash_, size = await trio.to_thread.run_sync(build)
         await blobs.put_file(str(file))
         await trio.to_thread.run_sync(record.write_text, f"{hash_.hex()} {size}")
     finally:
@@ -197,7 +211,8 @@ def _loop() -> Check:
 
 
 def _room(state_dir: Path) -> Check:
-    found = os.statvfs(state_dir)
+    there = next(one for one in (state_dir, *state_dir.parents) if one.is_dir())
+    found = os.statvfs(there)
     free_mib = found.f_bavail * found.f_frsize // MIB
     sentence = f"{free_mib} MiB free in {state_dir}"
     return Check("disk space", free_mib >= _FREE_MIB, True, sentence,

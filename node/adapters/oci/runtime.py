@@ -39,7 +39,7 @@ class Runtime(Protocol):
         """The job's control group."""
 
     def mount_points(self) -> tuple[str, ...]:
-        """Files that it wants to find in the root file system, to mount its own over them."""
+        """What it wants to find in the root file system; see `staging.add_mount_points`."""
 
     async def stage(self, paths: WorkPaths, image: Image, hash_: bytes) -> None:
         """Make the image known to it. Raises SandboxError."""

@@ -47,6 +47,7 @@ class OciSettings:
     files_max: int = 4096  # open files per process
     log_bytes_max: int = LOG_BYTES_MAX
     image_bytes_max: int = 64 * 1024 * MIB
+    images_bytes_max: int = 256 * 1024 * MIB  # of all of them, unpacked
     images_max: int = 32  # unpacked at once; as many as an offer can name as cached
     image_entries_max: int = 500_000  # a CUDA image with PyTorch has about 100,000
     pause_timeout_s: float = 10.0

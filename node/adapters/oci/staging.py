@@ -106,11 +106,12 @@ def make_skeleton(paths: WorkPaths, layout: Layout, mounts: tuple[str, ...]) -> 
 
 
 def add_mount_points(paths: WorkPaths, image: Path, wanted: tuple[str, ...]) -> None:
-    """Empty files or folders (named with a slash) for an engine to mount its own over.
+    """Empty files, folders (named with a slash) or links (`path>target`) that an engine wants.
 
-    What the image has there is left to be seen.
+    It mounts its own over them. What the image has there is left to be seen.
     """
-    for path in wanted:
+    for each in wanted:
+        path, _, target = each.partition(">")
         parts = _parts(path)
         if os.path.lexists(image.joinpath(*parts)):
             continue
@@ -121,7 +122,9 @@ def add_mount_points(paths: WorkPaths, image: Path, wanted: tuple[str, ...]) -> 
             folder = folder / part
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755)
-        if not path.endswith("/"):
+        if target:
+            (folder / parts[-1]).symlink_to(target)
+        elif not path.endswith("/"):
             (folder / parts[-1]).touch()
 
 
@@ -160,7 +163,9 @@ def place_input(paths: WorkPaths, parts: tuple[str, ...], source: Path, size: in
     """Move an exported blob to where the job sees it."""
     if source.stat().st_size != size:
         raise SandboxError(f"the input /{'/'.join(parts)} has another size than the manifest says")
-    source.chmod(0o555)  # inputs carry no mode; a script among them should run
+    source.chmod(
+        0o555
+    )  # the blob itself, perhaps; inputs carry no mode; a script among them should run
     source.rename(make_parents(paths.skeleton, parts))
 
 

@@ -60,9 +60,12 @@ class More(_Strict):
 
 
 class NewJob(JobFile):
-    """A job file with its uploaded image and inputs, and the values of its secrets."""
+    """A job file with its uploaded inputs and the values of its secrets.
 
-    image: BlobName
+    `image` is uploaded, too, unless the job file names one of a registry.
+    """
+
+    image: BlobName | None = None
     inputs: Annotated[list[BlobName], Field(max_length=FILES_MAX)] = []
     secrets: Annotated[
         dict[Name, Annotated[str, Field(max_length=ENV_BYTES_MAX)]], Field(max_length=ENVS_MAX)
@@ -105,7 +108,7 @@ def job_routes(control: Control) -> APIRouter:
     ) -> dict[str, str]:
         """Take a job whose blobs are here already; answers with its id (one key, one job)."""
         inputs = tuple(item.artifact() for item in new.inputs)
-        image = new.image.artifact()
+        image = new.image.artifact() if new.image is not None else None
         made = await control.jobs.submit(new.spec, image, inputs, new.secrets, idempotency_key)
         return {"id": made}
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from node.adapters.ethereum.answers import number
-from node.adapters.ethereum.chain import ChainConfig, EthereumChain, open_chain
+from node.adapters.ethereum.chain import EthereumChain, open_chain
 from node.adapters.ethereum.devnet import Devnet
 from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.keystore.signer import FileSigner
 from tests.adapters.contract_chain import FUNDS, STAKE, ChainWorld, Party
 

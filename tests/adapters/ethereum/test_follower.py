@@ -307,7 +307,7 @@ async def test_a_wrong_configuration_is_refused_with_what_to_do(stage: Stage, rp
     for change, words in (
         ({"chain_id": 1}, "is on chain 31337, the configuration says 1"),
         ({"escrow": b"\x01" * 20}, "no contract at 0x0101"),
-        ({"escrow": stage.devnet.token}, "not this version's escrow"),
+        ({"escrow": stage.devnet.token}, "not this version's Escrow"),
         ({"token": stage.devnet.escrow}, "is not a token"),
     ):
         with pytest.raises(ChainError, match=words):

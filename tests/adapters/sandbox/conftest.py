@@ -1,10 +1,10 @@
-"""Fixtures of the sandbox tests: one base image and one blob store for the whole session."""
+"""Fixtures of the sandbox tests: one base image, one blob store, and one of each engine."""
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,20 +12,17 @@ import pytest
 from market.terms import Artifact
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.oci.base_image import build_base_image
-from tests.adapters.sandbox.harness import MIB, Driver, small_settings
+from tests.adapters.sandbox.harness import (
+    DRIVERS,
+    MIB,
+    Driver,
+    engine,
+    engine_folder,
+    missing_for,
+    small_settings,
+)
 
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without root and runc these cannot run; with CI=true that is a failure, not a skip."""
-    missing = [name for name in ("runc", "mkfs.ext4", "busybox") if shutil.which(name) is None]
-    if os.geteuid() == 0 and not missing:
-        return
-    if os.environ.get("CI") == "true":
-        return
-    reason = f"needs root, and {', '.join(missing) or 'nothing else'}"
-    for item in items:
-        if item.get_closest_marker("sandbox"):
-            item.add_marker(pytest.mark.skip(reason=reason))
+Engines = Callable[[str], Path]
 
 
 @pytest.fixture(scope="session")
@@ -42,15 +39,60 @@ def driver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("sandbox")
 
 
-@pytest.fixture
-async def driver(driver_root: Path, base_image: tuple[Path, bytes, int]) -> AsyncIterator[Driver]:
-    """A sandbox whose jobs are scrubbed afterwards."""
+@pytest.fixture(scope="session")
+def engines() -> Iterator[Engines]:
+    """The socket of an engine, started when it is first asked for."""
+    found: dict[str, Path] = {}
+    with ExitStack() as stack:
+
+        def ask(kind: str) -> Path:
+            if kind not in found:
+                folder = stack.enter_context(engine_folder())
+                found[kind] = stack.enter_context(engine(kind, folder))
+            return found[kind]
+
+        yield ask
+
+
+async def open_driver(
+    kind: str, root: Path, base_image: tuple[Path, bytes, int], engines: Engines
+) -> Driver:
+    """A sandbox over one of the four; skipped without root and its program, failed in CI."""
+    missing = missing_for(kind)
+    if missing:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
     path, hash_, size = base_image
-    settings = small_settings(driver_root, f"test-{os.getpid()}")
-    blobs = await open_blobs(driver_root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
+    changes: dict[str, object] = {"runtime": kind}
+    if kind in ("docker", "podman"):
+        changes = {"runtime": "", "driver": "engine", "socket": engines(kind)}
+    settings = small_settings(root / kind, f"test-{kind}-{os.getpid()}", **changes)
+    blobs = await open_blobs(root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
     if await blobs.size(hash_) is None:
         await blobs.put_file(str(path))
-    made = Driver(settings, blobs, Artifact("base", hash_, size))
+    return Driver(settings, blobs, Artifact("base", hash_, size), kind)
+
+
+@pytest.fixture
+async def driver(
+    driver_root: Path, base_image: tuple[Path, bytes, int], engines: Engines
+) -> AsyncIterator[Driver]:
+    """The default sandbox, runc's; its jobs are scrubbed afterwards."""
+    made = await open_driver("runc", driver_root, base_image, engines)
+    try:
+        yield made
+    finally:
+        await made.scrub()
+
+
+@pytest.fixture(params=DRIVERS)
+async def each_driver(
+    request: pytest.FixtureRequest,
+    driver_root: Path,
+    base_image: tuple[Path, bytes, int],
+    engines: Engines,
+) -> AsyncIterator[Driver]:
+    """Every sandbox there is, one after the other."""
+    made = await open_driver(request.param, driver_root, base_image, engines)
     try:
         yield made
     finally:

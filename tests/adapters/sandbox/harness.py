@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
@@ -9,9 +16,21 @@ from pathlib import Path
 import trio
 
 from market.terms import Artifact, Env, Manifest, Workload
-from node.adapters.oci.driver import OciSandbox
+from node.adapters.engine.driver import EngineSandbox
+from node.adapters.engine.hold import EngineError, ask
+from node.adapters.oci import disk
+from node.adapters.oci.driver import ContainerSandbox, OciSandbox
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of
-from node.ports import Blobs, Observed, RunState, Sandbox, Unit, UnitHealth, Workspace
+from node.ports import (
+    Blobs,
+    Devices,
+    Observed,
+    RunState,
+    Sandbox,
+    Unit,
+    UnitHealth,
+    Workspace,
+)
 
 PATIENCE_S = 30.0
 MIB = 1024 * 1024
@@ -58,6 +77,7 @@ class Driver:
     settings: OciSettings
     blobs: Blobs
     image: Artifact
+    kind: str = "runc"
     sandbox: Sandbox = field(init=False)
     _numbers: count[int] = field(default_factory=count)
     _works: list[str] = field(default_factory=list)
@@ -65,10 +85,11 @@ class Driver:
     def __post_init__(self) -> None:
         self.sandbox = self.again()
 
-    def again(self, **changes: object) -> OciSandbox:
+    def again(self, devices: Devices | None = None, **changes: object) -> ContainerSandbox:
         """Another driver over the same state, as after a restart of the node."""
-        settings = replace(self.settings, **changes) if changes else self.settings
-        return OciSandbox(settings, self.blobs, NoGpus())
+        settings = replace(self.settings, **changes) if changes else self.settings  # type: ignore[arg-type]
+        make = OciSandbox if settings.driver == "oci" else EngineSandbox
+        return make(settings, self.blobs, devices or NoGpus())
 
     def workspace(self, command: str, unit: int = 0, **changes: object) -> Workspace:
         """A job of its own that runs `command`."""
@@ -127,10 +148,78 @@ def env(name: str, value: str) -> Env:
     return Env(name, value)
 
 
-def small_settings(root: Path, instance: str) -> OciSettings:
+DRIVERS = ("runc", "crun", "docker", "podman")
+
+
+@contextmanager
+def engine(kind: str, folder: Path) -> Iterator[Path]:
+    """An engine of our own, with nothing of the machine's: its socket."""
+    socket = folder / f"{kind}.sock"
+    if kind == "docker":
+        command = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
+                   "-H", f"unix://{socket}", "--pidfile", f"{folder}/pid", "--iptables=false",
+                   "--ip6tables=false", "--bridge=none"]  # fmt: skip
+    else:
+        command = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run",
+                   "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",
+                   "system", "service", "--time=0", f"unix://{socket}"]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        started = subprocess.Popen(  # conmon leaves files where it was started
+            command, stdout=log, stderr=log, start_new_session=True, cwd=folder
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (socket.exists() and _answers(socket)):
+            ended = started.poll() is not None or time.monotonic() > deadline
+            assert not ended, (folder / "log").read_text()[-2000:]
+            time.sleep(0.05)
+        yield socket
+    finally:
+        started.terminate()
+        started.wait(PATIENCE_S)
+
+
+@contextmanager
+def engine_folder() -> Iterator[Path]:
+    """A folder that an engine may fill and mount things below; all of it goes.
+
+    Podman leaves its store mounted on itself, and its last helpers mount it once more.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gridsouk-engine-"))
+    folder.chmod(0o711)
+    try:
+        yield folder
+    finally:
+        deadline = time.monotonic() + PATIENCE_S
+        while folder.exists():
+            disk.unmount_all(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+            assert time.monotonic() < deadline, f"{folder} cannot be removed"
+            time.sleep(0.1)
+
+
+def _answers(socket: Path) -> bool:
+    try:
+        return bool(ask(str(socket), "GET", "/version"))
+    except EngineError:
+        return False
+
+
+def missing_for(kind: str) -> str:
+    """Why a driver cannot be tested here, or nothing."""
+    needed = {"runc": ["runc"], "crun": ["crun"], "docker": ["dockerd"], "podman": ["podman"]}
+    programs = [*needed[kind], "mkfs.ext4", "busybox"]
+    missing = [name for name in programs if shutil.which(name) is None]
+    if os.geteuid():
+        missing.append("root")
+    return f"needs {', '.join(missing)}" if missing else ""
+
+
+def small_settings(root: Path, instance: str, **changes: object) -> OciSettings:
     """Small limits, so that attacks reach them soon."""
     return OciSettings(
         root / "state",
+        **changes,  # type: ignore[arg-type]
         instance=instance,
         tmp_mib=8,
         pids_max=64,

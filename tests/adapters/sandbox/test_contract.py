@@ -1,4 +1,4 @@
-"""The runc sandbox holds the port's contract."""
+"""Every container sandbox holds the port's contract."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PROGRAMS = {
 
 
 @dataclass
-class RuncBench:
+class ContainerBench:
     """The driver as the contract sees it."""
 
     driver: Driver
@@ -84,5 +84,5 @@ class RuncBench:
 
 
 @pytest.mark.parametrize("law", CONTRACT, ids=lambda law: law.__name__)
-async def test_contract(driver: Driver, law: Law) -> None:
-    await law(RuncBench(driver))
+async def test_contract(each_driver: Driver, law: Law) -> None:
+    await law(ContainerBench(each_driver))

@@ -17,23 +17,23 @@ pytestmark = pytest.mark.sandbox
 LIMITS = {19}  # bombs and hogs: tests/adapters/sandbox/test_limits.py
 
 
-async def test_every_attempt_to_escape_is_blocked(driver: Driver) -> None:
-    name = f"gridsouk-probe-{driver.settings.instance}"
+async def test_every_attempt_to_escape_is_blocked(each_driver: Driver) -> None:
+    name = f"gridsouk-probe-{each_driver.settings.instance}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
         unix.bind(f"\0{name}")
         unix.listen()
         port = str(server.getsockname()[1])
         attempts = await doctor.examine(
-            driver.sandbox,
-            driver.blobs,
-            driver.image,
+            each_driver.sandbox,
+            each_driver.blobs,
+            each_driver.image,
             envs=(env("PROBE_PORT", port), env("PROBE_SOCKET", name)),
         )
     print("\n" + "\n".join(f"{a.kind:>3} {a.outcome:<14} {a.name}" for a in attempts))
     assert [attempt for attempt in attempts if not attempt.blocked] == []
     assert {attempt.kind for attempt in attempts} == set(CLASSES) - LIMITS
     assert len(attempts) > 100
-    assert await driver.sandbox.works() == ()
+    assert await each_driver.sandbox.works() == ()
 
 
 def test_the_probe_sees_an_open_door() -> None:

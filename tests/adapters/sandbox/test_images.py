@@ -12,9 +12,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from market.errors import IntegrityError, MarketError, SandboxError
+from market.errors import IntegrityError, MarketError, NotFoundError, SandboxError
+from market.terms import Artifact
 from node.adapters.oci import images
+from node.adapters.oci.layout import this_machine
+from tests.adapters.registry.server import make_index, make_manifest
+from tests.simulation.memory import MemoryBlobs
 
 KIND = "application/vnd.oci.image"
 
@@ -216,3 +221,86 @@ def test_the_images_unused_for_longest_make_room(tmp_path: Path) -> None:
     (tmp_path / "cut.new").mkdir()
     images.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["used"]
+
+
+def bomb(size: int) -> bytes:
+    """A layer of one file of so many zeros."""
+    return layer(entry("x", bytes(size)))
+
+
+def test_zstd_layers_are_read_and_bounded(tmp_path: Path) -> None:
+    packed = zstandard.ZstdCompressor().compress(layer(entry("x", b"y")))
+    assert (unpacked(tmp_path, packed, kind="tar+zstd") / "x").read_bytes() == b"y"
+    packed = zstandard.ZstdCompressor().compress(bomb(8 << 20))
+    with pytest.raises(SandboxError):
+        unpacked(tmp_path, packed, kind="tar+zstd")
+    with pytest.raises(SandboxError):
+        unpacked(tmp_path, packed[: len(packed) // 2], kind="tar+zstd")
+    with pytest.raises(SandboxError):
+        unpacked(tmp_path, b"\x28\xb5\x2f\xfd" + bytes(64), kind="tar+zstd")
+
+
+@pytest.mark.parametrize("kind", ["tar+xz", "squashfs", "foreign.tar+gzip", "tar+gzipx"])
+def test_a_layer_of_another_kind_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(SandboxError, match="cannot be read"):
+        unpacked(tmp_path, layer(entry("x", b"y")), kind=kind)
+
+
+async def lent(tmp_path: Path, *blobs: bytes, name: str = "img") -> Path:
+    """The image whose manifest is the first blob, as the driver gets it from a registry's parts."""
+    store = MemoryBlobs()
+    for data in blobs:
+        await store.put(data)
+    digest = hashlib.sha256(blobs[0]).digest()
+    image = Artifact(f"example.org/x@sha256:{digest.hex()}", digest, 0)
+    await images.lend_image(store, image, tmp_path / name)
+    return tmp_path / name
+
+
+async def test_an_image_of_parts_is_unpacked_for_this_machine(tmp_path: Path) -> None:
+    config, one = b'{"config": {"Env": ["A=1"]}}', gzip.compress(layer(entry("x", b"y")))
+    manifest = make_manifest(config, (one, "tar+gzip"))
+    other = make_manifest(config, (b"", "tar"))
+    index = make_index(("s390x", other), (this_machine(), manifest))
+    folder = await lent(tmp_path, index, manifest, config, one)
+    found = images.unpack(folder, tmp_path / "out", bytes_max=1 << 20, entries_max=100)
+    assert (found.root / "x").read_bytes() == b"y"
+    assert found.envs == ("A=1",)
+
+
+async def test_parts_that_are_not_what_the_manifest_says_are_refused(tmp_path: Path) -> None:
+    config, one = b"{}", layer(entry("x", b"y"))
+    lying = make_manifest(config, (one, "tar")).replace(
+        f'"size": {len(one)}'.encode(), f'"size": {len(one) + 1}'.encode()
+    )
+    folder = await lent(tmp_path, lying, config, one)
+    with pytest.raises(IntegrityError, match="bytes, not"):
+        images.unpack(folder, tmp_path / "out", bytes_max=1 << 20, entries_max=100)
+    (folder / "blobs/sha256" / hashlib.sha256(one).hexdigest()).write_bytes(one[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="other bytes"):
+        images.unpack(folder, tmp_path / "out", bytes_max=1 << 20, entries_max=100)
+    with pytest.raises(NotFoundError):
+        await lent(tmp_path, make_manifest(config, (one, "tar")), config, name="lacking")
+
+
+async def test_an_index_of_indexes_without_end_is_left(tmp_path: Path) -> None:
+    blobs = [make_manifest(b"{}")]
+    for _ in range(5):
+        blobs.insert(0, make_index((this_machine(), blobs[0])))
+    with pytest.raises(SandboxError, match="nests too deep"):
+        await lent(tmp_path, *blobs)
+
+
+async def test_an_image_for_another_machine_says_for_which(tmp_path: Path) -> None:
+    other = make_manifest(b"{}")
+    with pytest.raises(SandboxError, match="made for s390x"):
+        await lent(tmp_path, make_index(("s390x", other)), other)
+
+
+def test_large_images_make_room_too(tmp_path: Path) -> None:
+    for number, name in enumerate(("old", "used", "young")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.json").write_text(json.dumps({"bytes": 100}))
+        os.utime(tmp_path / name, (number, number))
+    images.make_room(tmp_path, 9, frozenset({"used"}), bytes_max=200)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["used", "young"]

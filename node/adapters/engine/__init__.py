@@ -1,0 +1,1 @@
+"""Jobs in containers of Docker or Podman, asked over its unix socket."""

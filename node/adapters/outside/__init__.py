@@ -1,0 +1,1 @@
+"""Outside: the network beyond this machine, as far as jobs are let."""

@@ -1,0 +1,1 @@
+"""Registry: images from OCI registries over HTTPS."""

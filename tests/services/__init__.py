@@ -1,0 +1,1 @@
+"""Services, images, the way out and secrets, between real nodes in processes of their own."""
