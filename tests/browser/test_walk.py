@@ -201,8 +201,9 @@ def test_submit_watch_and_survive_a_killed_provider(
     (victim,) = [node for node in world.nodes[:2] if node.peer == working]
     job["victim"] = victim
     victim.kill()
-    expect(page.get_by_text("Failover: looking for another provider")).to_be_visible()
-    expect(page.get_by_text("Failover: funded again on the chain")).to_be_visible()
+    story = page.get_by_role("region", name="Story")
+    expect(story.get_by_text("Failover: looking for another provider").first).to_be_visible()
+    expect(story.get_by_text("Failover: funded again on the chain")).to_be_visible()
     expect(log).to_contain_text("step 12")
     assert "from 0" in log.inner_text()
     resumed = [int(n) for n in re.findall(r"from (\d+)", log.inner_text())]
