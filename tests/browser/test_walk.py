@@ -235,7 +235,9 @@ def test_the_silent_provider_is_slashed_and_it_shows(
 ) -> None:
     page = visit(connected=True).go(f"/jobs/{job['id']}")
     expect(page.get_by_text("Slashed", exact=True).first).to_be_visible()
-    expect(page.get_by_role("region", name="Agreements").get_by_text("slashed")).to_be_visible()
+    expect(
+        page.get_by_role("region", name="Agreements").get_by_text("slashed", exact=True)
+    ).to_be_visible()
     job["victim"].start()
     job["victim"].wait()
     there = visit(job["victim"], connected=True).go("/provider")
@@ -246,9 +248,9 @@ def test_the_provider_pauses_and_changes_its_price(visit: Visitor, job: dict[str
     page = visit(job["victim"], connected=True).go("/provider")
     button(page, "Pause").click()
     page.get_by_role("dialog").get_by_role("button", name="Pause").click()
-    expect(page.get_by_text("Paused")).to_be_visible()
+    expect(page.get_by_text("Paused", exact=True)).to_be_visible()
     button(page, "Sell again").click()
-    expect(page.get_by_text("Selling")).to_be_visible()
+    expect(page.get_by_text("Selling", exact=True)).to_be_visible()
     page.get_by_label(re.compile("^New price")).fill("17.25")
     button(page, "Change the price").click()
     expect(page.get_by_text("CPU now costs 17.25 tUSD/h.")).to_be_visible()
