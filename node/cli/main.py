@@ -30,12 +30,14 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "get": ("node.cli.results:get", "Fetch a job's results."),
         "exec": ("node.cli.execute:exec_", "Run a program in a running job."),
         "forward": ("node.cli.forward:forward", "Reach a port of a running job from here."),
+        "extend": ("node.cli.jobs:extend", "Let a job take longer."),
         "cancel": ("node.cli.jobs:cancel", "End jobs."),
         "validate": ("node.cli.run:validate", "Check a job file."),
         "schema": ("node.cli.schema:schema", "Print the job file's JSON Schema."),
     },
     "Market": {
         "offers": ("node.cli.offers:offers", "List live offers."),
+        "challenge": ("node.cli.bench:challenge", "Find out whether an offer does what it says."),
         "explain": ("node.cli.run:explain", "Say what the market has for a job file."),
     },
     "Money": {
