@@ -7,17 +7,19 @@ Prices, policy and opening hours may change while the node runs (`reconfigure`, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
+from market.certificate import dlperf_milli
 from market.reputation import PRIOR_PPM
 from market.site import Running, Site, past_use
 from market.terms import Coordinate, Offer
 from market.units import UnixTime
+from node.certify import Certifier
 from node.config import Config, Selling
 from node.images import Images
 from node.keeper import Keeper, Noted
@@ -85,6 +87,7 @@ class Shop:
 
     def __init__(
         self, config: Config, ports: Ports, keeper: Keeper, images: Images,
+        certifier: Certifier,
         here: Callable[[], Coordinate] = Coordinate,
         standing: Callable[[], int] = lambda: PRIOR_PPM,
     ) -> None:  # fmt: skip
@@ -100,8 +103,10 @@ class Shop:
         self._standing = standing
         self.selling = config.selling
         self.mode = _noted(Mode, keeper.notes.get(MODE_NOTE))
+        self.closing = False  # this process is about to end; the next one opens as before
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
         self._images = images
+        self._certifier = certifier
         self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
 
@@ -149,7 +154,8 @@ class Shop:
     def sells(self) -> bool:
         """Whether demands are answered now."""
         examined = self.checks is not None and not self.unfit
-        return self.selling is not None and self.mode is Mode.OPEN and examined
+        open_now = self.mode is Mode.OPEN and not self.closing
+        return self.selling is not None and open_now and examined
 
     @property
     def drained(self) -> bool:
@@ -200,7 +206,7 @@ class Shop:
         """One ware as it is advertised."""
         selling, rules, now = self.selling, self._config.rules, self._ports.clock.now()
         assert selling is not None, "who sells nothing has no wares"
-        first = kind.units[0]
+        first, certified = kind.units[0], self._certifier.slowest(kind.units)
         free = len(kind.units) - (self._keeper.taken_units() & kind.mask).bit_count()
         return Offer(
             offer_id=ware.offer_id,
@@ -214,8 +220,8 @@ class Shop:
             cuda_vers=first.cuda_vers,
             driver_version=first.driver_version,
             declared=kind.declared,
-            verified=False,
-            dlperf_milli=0,
+            verified=certified is not None,  # claimed: whoever reads it finds out
+            dlperf_milli=dlperf_milli(certified.certificate) if certified else 0,
             cpu_cores=selling.cpu_cores,
             cpu_ram_mib=selling.cpu_ram_mib,
             disk_space_mib=selling.disk_space_mib,
@@ -236,6 +242,7 @@ class Shop:
             cached_images=self.cached,
             expires_at_s=int(now) + rules.offer_lifetime_s,
             egress=selling.egress,
+            certificate=certified,
         )
 
     def ware_of(self, a: Agreement) -> tuple[Kind, Ware] | None:
@@ -265,7 +272,7 @@ class Shop:
             Running(
                 agreement=a.id,
                 requester=a.terms.parties.requester,
-                units=kind.local(a.terms.units),
+                units=kind.local(units),
                 started_at=UnixTime(a.opened_at_s or a.created_at_ms / 1000),
                 ends_at=_ends_at(a, now),
                 price_per_hour=a.terms.money.price_per_hour,
@@ -274,8 +281,8 @@ class Shop:
                 and made_way.get(a.job_id, 0) < PREEMPTED_MAX,
                 grace_s=a.grace_s,
             )
-            for a in mine
-            if not a.ended and a.terms.units & kind.mask
+            for a, units in _apart(a for a in mine if not a.ended)
+            if units & kind.mask
         )  # fmt: skip
         spans = (
             (a.terms.parties.requester, (a.terms.units & kind.mask).bit_count(),
@@ -326,6 +333,17 @@ class Shop:
         before, now_ms = self.start_up_ms, max(1.0, seconds * 1000)
         self.start_up_ms = int(before + SMOOTHING * (now_ms - before))
         await self._keeper.post(Noted(START_NOTE, self.start_up_ms.to_bytes(8, "big")))
+
+
+def _apart(agreements: Iterable[Agreement]) -> Iterator[tuple[Agreement, int]]:
+    """Each agreement with the units that none before it has, those that have money bound first.
+
+    They overlap only where terms were opened after their hold: see `Keeper.taken_units`.
+    """
+    taken = 0
+    for a in sorted(agreements, key=lambda a: (not a.opened_at_s, a.created_at_ms, a.id)):
+        yield a, a.terms.units & ~taken
+        taken |= a.terms.units
 
 
 def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:

@@ -8,7 +8,7 @@ memory only: after a restart the demand still stands, and providers quote again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -96,6 +96,7 @@ class Wishes:
         if quote.offer.peer != author:
             raise SignatureError("a quote comes from the peer that offers")
         now = self._ports.clock.now()
+        quote = replace(quote, offer=self._bulletin.judge(quote.offer))
         check_quote(job.demand, quote, now)
         named = agreement_id(quote.terms, self._ports.chain.info.domain)
         check_signer(named, quote.provider_signature, quote.terms.parties.provider_signer)

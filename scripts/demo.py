@@ -8,18 +8,13 @@ the money at the end. Exit 0: the job succeeded elsewhere and not a base unit is
 from __future__ import annotations
 
 import argparse
-import contextlib
-import ctypes
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +25,13 @@ from rich.table import Table
 
 from market.errors import MarketError
 from market.units import format_money
-from node.adapters.devices.discover import discover
-from node.adapters.disk.blobs import open_blobs
 from node.adapters.ethereum.chain import EthereumChain, open_chain
-from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
-from node.adapters.ethereum.rpc import Rpc
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.oci.base_image import build_base_image
-from node.adapters.oci.driver import OciSandbox
-from node.cli.daemon import to_place
-from node.cli.settings import load
+from node.cli.town import MILLION, READY_S, Member, open_town
 from node.ports import Account
 
 ROOT = Path(__file__).resolve().parent.parent
-MILLION = 1_000_000
-NAMES = ("provider-1", "provider-2", "requester")
-READY_S = 120.0
 JOB_S = 600.0
 KILL_AFTER_S = 8  # metered seconds, and a checkpoint at the requester
 console = Console(stderr=True, highlight=False)
@@ -60,107 +46,7 @@ class DemoFailed(Exception):  # it is said as a sentence
     """The demo could not show what it is for."""
 
 
-@dataclass
-class Node:
-    """One process of `souk up`, and what the demo knows of it."""
-
-    name: str
-    home: Path
-    wallet: bytes = b""
-    operator: bytes = b""
-    process: subprocess.Popen[bytes] | None = None
-    before: Account | None = None
-    extra: list[str] = field(default_factory=list)
-
-    @property
-    def config(self) -> Path:
-        return self.home / "config.toml"
-
-    @property
-    def socket(self) -> Path:
-        return self.home / "data" / "node.sock"
-
-    def client(self) -> httpx.AsyncClient:
-        """Asks this node over its own socket, as the CLI does."""
-        transport = httpx.AsyncHTTPTransport(uds=str(self.socket))
-        return httpx.AsyncClient(transport=transport, base_url="http://node", timeout=20)
-
-    def start(self) -> None:
-        """`souk up`, in its own process group, ended by the kernel if the demo dies."""
-        log = (self.home / "node.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "node.cli.main", "up", "--config", str(self.config)],
-            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=_dies_with_parent,
-        )  # fmt: skip
-        log.close()
-
-    def kill(self, number: int) -> None:
-        """Send a signal and wait until the process is gone."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(15)
-            if self.process.poll() is None:
-                self.process.kill()
-                self.process.wait()
-
-
-def _dies_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _toml(node: Node, devnet: Devnet, bootstrap: str, price: str | None) -> str:
-    lines = [
-        'network = "devnet"',
-        f'rpc = ["{devnet.url}"]',
-        f"chain_id = {CHAIN_ID}",
-        f'escrow = "0x{devnet.escrow.hex()}"',
-        f'token = "0x{devnet.token.hex()}"',
-        f'wallet = "0x{node.wallet.hex()}"',
-        'listen = ["/ip4/127.0.0.1/tcp/0"]',
-        f"bootstrap = [{bootstrap}]",
-        f'data_dir = "{node.home / "data"}"',
-        'web = "127.0.0.1:0"',
-    ]
-    if price is not None:
-        lines += [
-            "[provider]", f'price_per_hour = "{price}"', 'collateral_per_unit = "2.00"',
-            'geolocation = "local"', "cpu_cores = 1", 'cpu_ram = "1GB"', 'disk_space = "1GB"',
-            "[[provider.units]]", 'name = "CPU"', "count = 1", 'ram = "1GB"',
-            "[sandbox]", f'instance = "demo-{node.home.parent.name[-8:]}-{node.name[-1]}"'.lower()
-            .replace("_", "-"), f"uid_base = {300_000 + 65_536 * 4 * int(node.name[-1])}",
-        ]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-async def fund(node: Node, devnet: Devnet, rpc: Rpc, index: int, *, provider: bool) -> None:
-    """A wallet with test money in the escrow, and the node's key authorised to use some of it."""
-    signer = load_or_create(node.home / "data" / "keys")
-    wallet = devnet.wallet(rpc, index)
-    node.wallet, node.operator = wallet.address, signer.operator
-    await wallet.mint(wallet.address, 100 * MILLION)
-    await wallet.deposit(50 * MILLION)
-    if provider:
-        await wallet.stake(20 * MILLION)
-    await wallet.authorise(signer.operator, 50 * MILLION, int(time.time()) + 86_400)
-    await wallet.send_gas(signer.operator, 10**18)
-
-
-async def until_ready(node: Node) -> dict[str, Any]:
-    """Wait until the node answers; its status."""
-    with trio.move_on_after(READY_S):
-        while node.process is not None and node.process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
-                async with node.client() as client:
-                    status: dict[str, Any] = (await client.get("/api/status")).json()
-                    return status
-            await trio.sleep(0.3)
-    tail = (node.home / "node.log").read_text(errors="replace")[-1500:]
-    raise DemoFailed(f"{node.name} did not start:\n{tail}")
-
-
-async def until_offers(node: Node, count: int) -> list[dict[str, Any]]:
+async def until_offers(node: Member, count: int) -> list[dict[str, Any]]:
     """Wait until the node has heard so many offers."""
     offers: list[dict[str, Any]] = []
     with trio.move_on_after(READY_S):
@@ -209,7 +95,7 @@ class Watch:
         return running[-1] if running else None
 
 
-async def run_job(requester: Node, providers: list[Node]) -> Watch:
+async def run_job(requester: Member, providers: Sequence[Member]) -> Watch:
     """Submit, kill the working provider half way, follow to the end."""
     command = [
         sys.executable, "-m", "node.cli.main", "run", str(ROOT / "examples" / "train.yaml"),
@@ -245,7 +131,7 @@ async def _until_half_way(watch: Watch) -> None:
         await trio.sleep(0.5)
 
 
-async def _kill_the_working(watch: Watch, providers: list[Node]) -> None:
+async def _kill_the_working(watch: Watch, providers: Sequence[Member]) -> None:
     current = watch.current()
     assert current is not None
     for node in providers:
@@ -259,7 +145,9 @@ async def _kill_the_working(watch: Watch, providers: list[Node]) -> None:
     raise DemoFailed("nobody works on the job")
 
 
-async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet: Devnet) -> bool:
+async def receipt(
+    watch: Watch, nodes: Sequence[Member], earlier: Sequence[int], chain: EthereumChain
+) -> bool:
     """Print who was paid what, and whether it adds up to the last unit."""
     show = lambda amount: format_money(amount, 6)  # noqa: E731
     table = Table("agreement", "ended as", "deposit", "paid", "refunded", "slashed", "to requester",
@@ -273,10 +161,8 @@ async def receipt(watch: Watch, nodes: list[Node], chain: EthereumChain, devnet:
             print(f"  {row['id'][:12]} {name:9} {tx}")
     money = Table("wallet", "before", "after", "change", title="Wallets")
     before_all = after_all = 0
-    for node in nodes:
-        assert node.before is not None
+    for node, before in zip(nodes, earlier, strict=True):
         after = _sum(await chain.account(node.wallet, node.operator))
-        before = _sum(node.before)
         before_all, after_all = before_all + before, after_all + after
         money.add_row(node.name, show(before), show(after), f"{(after - before) / MILLION:+.6f}")
     Console().print(money)
@@ -293,7 +179,7 @@ def _sum(account: Account) -> int:
     return account.tokens + account.free + account.stake + account.thawing + account.locked
 
 
-async def fetch(watch: Watch, requester: Node, into: Path) -> None:
+async def fetch(watch: Watch, requester: Member, into: Path) -> None:
     """`souk get`: the results, checked by their hashes."""
     command = [
         sys.executable, "-m", "node.cli.main", "get", watch.job, str(into),
@@ -309,89 +195,45 @@ async def fetch(watch: Watch, requester: Node, into: Path) -> None:
             say(f"  {path.read_text().strip()}")
 
 
-async def scrub(nodes: list[Node]) -> None:
-    """What runs on without its node is ended too: the demo leaves nothing behind."""
-    for node in nodes:
-        settings = load(node.config)
-        if settings.provider is None:
-            continue
-        place = to_place(settings)
-        assert place.sandbox is not None
-        blobs = await open_blobs(place.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
-        sandbox = OciSandbox(place.sandbox, blobs, discover(place.declared))
-        for work in await sandbox.works():
-            await sandbox.scrub(work)
-
-
-@asynccontextmanager
-async def stage(home: Path) -> AsyncIterator[tuple[list[Node], Devnet]]:
-    """Chain and nodes; whatever happens, nothing of them is left afterwards."""
-    nodes = [Node(name, home / name) for name in NAMES]
-    async with run_devnet() as devnet, Rpc((devnet.url,)) as rpc:
-        say(f"local chain at {devnet.url}, escrow 0x{devnet.escrow.hex()}")
-        try:
-            async with trio.open_nursery() as nursery:
-                for index, node in enumerate(nodes):
-                    (node.home / "data").mkdir(parents=True)
-                    is_provider = node.name != "requester"
-                    nursery.start_soon(_fund_one, node, devnet, rpc, index + 1, is_provider)
-            bootstrap = ""
-            for node, price in zip(nodes, ("18.00", "21.60", None), strict=True):
-                node.config.write_text(_toml(node, devnet, bootstrap, price))
-                node.start()
-                status = await until_ready(node)
-                bootstrap = bootstrap or f'"{status["addresses"][0]}"'
-                say(f"{node.name}: process {node.process.pid if node.process else '?'}, "
-                    f"peer {status['peer'][:12]}")  # fmt: skip
-            yield nodes, devnet
-        finally:
-            with trio.CancelScope(shield=True):
-                for node in nodes:
-                    await trio.to_thread.run_sync(node.kill, signal.SIGTERM)
-                started = [node for node in nodes if node.config.exists()]
-                await scrub(started)
-
-
-async def _fund_one(node: Node, devnet: Devnet, rpc: Rpc, index: int, provider: bool) -> None:
-    await fund(node, devnet, rpc, index, provider=provider)
-
-
 async def demo(keep: bool, home: Path) -> int:
     """The whole of it; the exit code."""
-    images = home / "requester" / "data" / "images"
+    instance = f"demo-{home.name[-8:]}".lower().replace("_", "-")
+    members = [
+        Member("provider-1", home / "provider-1", "18.00", instance),
+        Member("provider-2", home / "provider-2", "21.60", instance),
+        Member("requester", home / "requester"),
+    ]
+    requester = members[-1]
+    images = requester.data / "images"
     images.mkdir(parents=True)
     say("building a base image from this machine's Python")
     hash_, size = await trio.to_thread.run_sync(build_base_image, images / "base.tar")
     say(f"image sha256:{hash_.hex()[:16]}…, {size / 2**20:.0f} MiB")
-    (home / "requester" / "data").rename(home / "kept-images")
-    async with stage(home) as (nodes, devnet):
-        target = nodes[2].home / "data" / "images"
-        shutil.move(home / "kept-images" / "images", target)
-        signer = load_or_create(nodes[2].home / "data" / "keys")
-        async with open_chain(devnet.config, signer.operator_key) as chain:
-            for node in nodes:
-                node.before = await chain.account(node.wallet, node.operator)
-            offers = await until_offers(nodes[2], 2)
-            for offer in offers:
+    async with open_town(members, say) as town:
+        signer = load_or_create(requester.data / "keys")
+        async with open_chain(town.devnet.config, signer.operator_key) as chain:
+            before = [_sum(await chain.account(one.wallet, one.operator)) for one in members]
+            for offer in await until_offers(requester, 2):
                 say(f"offer {offer['gpu_name']} x{offer['num_gpus']} at {offer['dph']}/h "
                     f"(declared) from peer {offer['peer'][:12]}")  # fmt: skip
-            watch = await run_job(nodes[2], nodes[:2])
+            watch = await run_job(requester, town.providers)
             if watch.state != "SUCCEEDED":
                 raise DemoFailed(f"the job is {watch.state}: {watch.shown['reason']}")
-            await fetch(watch, nodes[2], home / "results")
-            balanced = await receipt(watch, nodes, chain, devnet)
+            await fetch(watch, requester, home / "results")
+            balanced = await receipt(watch, members, before, chain)
             slashed = any(row["phase"] == "slashed" for row in watch.shown["agreements"])
             if keep:
-                await _keep(nodes)
+                await _keep(requester)
     if not slashed:
         raise DemoFailed("the silent provider was not slashed")
     return 0 if balanced else 1
 
 
-async def _keep(nodes: list[Node]) -> None:
-    say("the network stays up; talk to it from this folder, end it with Ctrl-C:")
+async def _keep(requester: Member) -> None:
+    say(f"the network stays up, end it with Ctrl-C; web view: {requester.url}")
+    say("talk to it from this folder:")
     for command in ("status", "offers", "ps -a", "wallet"):
-        print(f"  ./run souk {command} --config {nodes[2].config}")
+        print(f"  ./run souk {command} --config {requester.config}")
     await trio.sleep_forever()
 
 

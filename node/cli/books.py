@@ -8,14 +8,12 @@ import time
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from market.errors import SpecError
 from market.units import parse_duration_s
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_table
-
-provider = App(name="provider", help="What this node sells, and what it earns.")
 
 SPENT: Final = ("paid", "bonds_lost", "compensated", "spent")
 EARNED: Final = ("paid", "bonds_won", "slashed", "earned")
@@ -43,7 +41,6 @@ def spend(
     return _show("/api/spend", SPENT, since, by_day, as_csv, common)
 
 
-@provider.command
 def earnings(
     *,
     since: str = "",

@@ -5,18 +5,22 @@ A node takes a second to load and no other command should, so what it needs is i
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from market.errors import RefusedError
+from market.errors import MarketError, RefusedError
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json
 from node.cli.settings import Settings, SettingsError, to_config
 
 if TYPE_CHECKING:
+    import trio
+
     from node.adapters.oci.settings import OciSettings
+    from node.control import Control
     from node.live import Place
 
 
@@ -26,9 +30,10 @@ def up(
     listen: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     bootstrap: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     web: str | None = None,
+    drain: str | None = None,
     common: Common = DEFAULT,
 ) -> int:
-    """Run a node in the foreground until SIGTERM or Ctrl-C.
+    """Run a node in the foreground until SIGTERM or Ctrl-C; SIGHUP reads the file again.
 
     Parameters
     ----------
@@ -40,35 +45,43 @@ def up(
         Multiaddress of a peer to start from. May be repeated.
     web
         Serve the web view there too, like 127.0.0.1:8750.
+    drain
+        How long running jobs get their heartbeats after SIGTERM, like 90s.
     """
-    settings = common.settings(
-        network=network, listen=listen or None, bootstrap=bootstrap or None, web=web
-    )
     import trio
 
+    def read() -> Settings:
+        return common.settings(
+            network=network, listen=listen or None, bootstrap=bootstrap or None, web=web,
+            drain=drain,
+        )  # fmt: skip
+
+    settings = read()
     log_to_stderr()
-    trio.run(run_daemon, settings, common.as_json)
+    trio.run(run_daemon, settings, common.as_json, read)
     return 0
 
 
-async def run_daemon(settings: Settings, as_json: bool = False) -> None:
-    """Run a node and its API until SIGTERM, SIGINT or cancellation.
+async def run_daemon(
+    settings: Settings, as_json: bool = False, reload: Callable[[], Settings] | None = None
+) -> None:
+    """Run a node and its API until SIGTERM, SIGINT or cancellation; SIGHUP calls `reload`.
 
     Says on stdout (JSON) or stderr when it can be asked. Raises MarketError.
     """
     import signal
-    from functools import partial
 
     import trio
 
     from node.cli.supervisor import keep_watchdog, notify
     from node.live import open_node
-    from node.web.server import Guests, Serving, is_served, serve
+    from node.web.server import Serving, is_served
 
     config, place = to_config(settings, settings.decimals), to_place(settings)
     if is_served(settings.socket_path):
         raise RefusedError(f"a node already runs in {settings.data_dir}", hint="see: souk status")
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals:
         async with open_node(config, place) as control, trio.open_nursery() as nursery:
             info = control.ports.chain.info
             if info.decimals != settings.decimals:
@@ -76,16 +89,7 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                     f"decimals: {info.symbol} has {info.decimals}, not {settings.decimals}",
                     hint=f"write decimals = {info.decimals}",
                 )
-            serving: Serving = await nursery.start(
-                partial(
-                    serve,
-                    control,
-                    socket_path=settings.socket_path,
-                    tcp=settings.web,
-                    guests=Guests(frozenset(settings.web_wallets), settings.web_hosts),
-                    images=settings.images_dir,
-                )
-            )
+            serving: Serving = await nursery.start(_serve, control, settings)
             say(f"up: {' '.join(control.ports.link.addresses()) or 'no address yet'}")
             nursery.start_soon(keep_watchdog)
             notify("READY=1", f"STATUS=node {control.ports.signer.peer.hex()[:12]}")
@@ -94,10 +98,78 @@ async def run_daemon(settings: Settings, as_json: bool = False) -> None:
                 say(f"web view: {serving.url}")
             if as_json:
                 write_json({"socket": str(serving.socket_path), "url": serving.url})
+            stopping = False
             async for number in signals:
-                say(f"{signal.Signals(number).name}: stopping; jobs go on")
-                notify("STOPPING=1")
-                nursery.cancel_scope.cancel()
+                if number == signal.SIGHUP:
+                    settings = _reload(control, settings, reload)
+                elif stopping or not control.selling.busy():
+                    say(f"{signal.Signals(number).name}: stopping; jobs go on")
+                    notify("STOPPING=1")
+                    nursery.cancel_scope.cancel()
+                else:
+                    stopping = True
+                    nursery.start_soon(_drain, control, settings.drain_s, nursery.cancel_scope)
+
+
+async def _serve(control: Control, settings: Settings, *, task_status: Any) -> None:
+    from node.web.server import Guests, serve
+
+    await serve(
+        control,
+        socket_path=settings.socket_path,
+        tcp=settings.web,
+        guests=Guests(frozenset(settings.web_wallets), settings.web_hosts),
+        images=settings.images_dir,
+        task_status=task_status,
+    )
+
+
+async def _drain(control: Control, drain_s: int, scope: trio.CancelScope) -> None:
+    """Quote nothing more; keep heartbeats going until the last job has ended, or time is up."""
+    import trio
+
+    from node.cli.supervisor import notify
+
+    control.selling.close()
+    busy = control.selling.busy()
+    say(f"draining: {busy} agreements are live, at most {drain_s} s; again to stop now")
+    notify("STOPPING=1", f"STATUS=draining, {busy} agreements live")
+    with trio.move_on_after(drain_s):
+        seen = -1
+        while control.selling.busy():
+            seen = await control.changed(seen)
+    left = control.selling.busy()
+    say(f"stopping; {left} jobs go on, start it again soon" if left else "stopping")
+    scope.cancel()
+
+
+def _reload(
+    control: Control, settings: Settings, reload: Callable[[], Settings] | None
+) -> Settings:
+    """Read the file again and sell by it; what else changed waits for a restart."""
+    from node.cli.selling import to_selling
+    from node.cli.supervisor import notify
+
+    if reload is None:
+        return settings
+    notify("RELOADING=1")
+    try:
+        new = reload()
+        if new.provider is not None and new.provider != settings.provider:
+            control.selling.reconfigure(to_selling(new.provider, settings.decimals))
+    except MarketError as problem:
+        say(f"not reloaded: {problem}" + (f" ({problem.hint})" if problem.hint else ""))
+        notify("READY=1")
+        return settings
+    restart = sorted(
+        field.name
+        for field in fields(Settings)
+        if field.name not in ("provider", "drain_s")
+        and getattr(new, field.name) != getattr(settings, field.name)
+    )
+    say("reloaded" + (f"; these wait for a restart: {', '.join(restart)}" if restart else ""))
+    notify("READY=1")
+    return replace(settings, provider=new.provider, drain_s=new.drain_s)
 
 
 def log_to_stderr() -> None:
@@ -148,27 +220,17 @@ def to_sandbox(settings: Settings) -> OciSettings:
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
-    from node.adapters.ethereum.settings import ChainConfig
     from node.adapters.registry.settings import Host, RegistrySettings
+    from node.cli.chain import chain_config
     from node.live import Place
 
-    assert settings.escrow is not None
-    assert settings.token is not None
     sold = settings.provider
     declared = None
     if sold is not None and sold.units:
         declared = tuple(Declared(g.count, g.name, g.ram_mib) for g in sold.units)
     return Place(
         data_dir=settings.data_dir,
-        chain=ChainConfig(
-            urls=settings.rpc,
-            chain_id=settings.chain_id,
-            escrow=settings.escrow,
-            token=settings.token,
-            confirmations=settings.confirmations,
-            explorer=settings.explorer,
-            first_block=settings.first_block,
-        ),
+        chain=chain_config(settings),
         listen=settings.listen,
         bootstrap=settings.bootstrap,
         password_file=settings.password_file,

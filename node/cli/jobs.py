@@ -86,6 +86,7 @@ def logs(
     job: str,
     *,
     follow_: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    rank: int = 0,
     common: Common = DEFAULT,
 ) -> int:
     """Print a job's output.
@@ -95,9 +96,13 @@ def logs(
     job
         Its id, the beginning of its id, or its name.
     follow_
-        Go on until the job is over; then exit as `wait` does.
+        Go on until the job is over; then exit as `wait` does. Rank 0 only.
+    rank
+        Which node of a gang, from 0.
     """
     node = common.node()
+    if follow_ and rank:
+        raise SpecError("only rank 0 can be followed", hint="leave out -f, and ask again later")
     if follow_:
         last = follow(node, job, log=True, log_to_stderr=common.as_json)
         if common.as_json:
@@ -106,7 +111,7 @@ def logs(
     parts = []
     offset = 0
     while True:
-        data, offset, _ = node.log(job, offset)
+        data, offset, _ = node.log(job, offset, rank)
         if not data:
             break
         if common.as_json:
@@ -140,6 +145,28 @@ def wait(*jobs: str, timeout: str | None = None, common: Common = DEFAULT) -> in
         write_json({"job": over[0]} if len(over) == 1 else {"jobs": over})
     codes = [exit_code(last) if last["over"] else TIMED_OUT for last in over]
     return next((code for code in codes if code), 0)
+
+
+def extend(job: str, longer: str, *, common: Common = DEFAULT) -> int:
+    """Let a job take longer; says what that may cost at most.
+
+    Parameters
+    ----------
+    job
+        Its id, the beginning of its id, or its name.
+    longer
+        By how much: 30m, 2h, 1d.
+    """
+    told = common.node().post(f"{job_path(job)}/extend", {"more_s": parse_duration_s(longer)})
+    if common.as_json:
+        write_json(told)
+        return 0
+    write_lines([told["id"]])
+    say(
+        f"it may take {format_duration(told['max_duration_s'])} in all now; "
+        f"that costs at most {told['at_most']} more"
+    )
+    return 0
 
 
 def cancel(*jobs: str, common: Common = DEFAULT) -> int:

@@ -91,6 +91,7 @@ class Settings:
     decimals: int = 6
     confirmations: int = 1
     first_block: int = 0
+    max_fee_gwei: int = 200
     explorer: str = ""
     wallet: bytes | None = None
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
@@ -99,6 +100,7 @@ class Settings:
     web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
     web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
     password_file: Path | None = None
+    drain_s: int = 10
     provider: ProviderSettings | None = None
     sandbox: SandboxSettings = SandboxSettings()
     registries: tuple[tuple[str, RegistryHost], ...] = ()
@@ -135,6 +137,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         decimals=_get(raw, "decimals", _whole(0, 18), 6),
         confirmations=_get(raw, "confirmations", _whole(1, 1000), 1 if network == "devnet" else 3),
         first_block=_get(raw, "first_block", _whole(0, 2**53), 0),
+        max_fee_gwei=_get(raw, "max_fee_gwei", _whole(1, 10**6), 200),
         explorer=_get(raw, "explorer", _url, ""),
         wallet=_get(raw, "wallet", _address, None),
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
@@ -143,6 +146,7 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         web_wallets=_get(raw, "web_wallets", _addresses, ()),
         web_hosts=_get(raw, "web_hosts", _hosts, ()),
         password_file=_get(raw, "password_file", _path, None),
+        drain_s=_get(raw, "drain", _span, 10),
         provider=_get(raw, "provider", _provider, None),
         sandbox=_get(raw, "sandbox", _sandbox, SandboxSettings()),
         registries=_get(raw, "registries", _registries, ()),
@@ -207,7 +211,7 @@ def _read(path: Path | None) -> dict[str, Any]:
         raise SettingsError(f"{path}: {problem}", hint="it is TOML: key = value") from problem
 
 
-_TOP: Final = frozenset(field.name for field in fields(Settings))
+_TOP: Final = frozenset(field.name.removesuffix("_s") for field in fields(Settings))
 _NEEDED: Final = ("price_per_hour", "collateral_per_unit")
 _SIZES: Final = ("cpu_ram", "disk_space")
 _RATES: Final = ("inet_up", "inet_down")
@@ -413,6 +417,10 @@ def _mbps(value: Any) -> int:
     if kbps >= 2**32:
         raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
     return kbps
+
+
+def _span(value: Any) -> int:
+    return 0 if value in (0, "0", "0s") else parse_duration_s(value)
 
 
 def _flag(value: Any) -> bool:

@@ -21,7 +21,6 @@ from node.cli.purse import (
     Wish,
     amount_of,
     carry_out,
-    chain_config,
     keys_dir,
     operator_of,
     password,
@@ -240,10 +239,8 @@ def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
         return 0
     if locking is None:
         say(f"{path} is not locked: right for a local chain's play money, and for nothing else")
-    say(
-        f"kept in {path}; back it up, and its password. "
-        f"Name it in {common.config or config_path()}:"
-    )
+    say(f"kept in {path}; back it up, and its password")
+    say(f"name it in {common.config or config_path()}:")
     write_lines([f'wallet = "0x{address.hex()}"'])
     return 0
 
@@ -264,6 +261,7 @@ def _ask_the_chain(settings: Settings) -> dict[str, Any]:
 
     from node.adapters.ethereum.purse import open_purse
     from node.adapters.keystore.wallet import address_of, find
+    from node.cli.chain import chain_config
 
     owner = settings.wallet
     if owner is None:

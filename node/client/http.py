@@ -98,9 +98,11 @@ class Node:
         headers = {"content-type": "application/json"}
         return _json(self._ask("POST", path, data, headers, timeout_s=timeout_s))
 
-    def log(self, job: str, offset: int) -> tuple[bytes, int, bool]:
+    def log(self, job: str, offset: int, rank: int = 0) -> tuple[bytes, int, bool]:
         """Output from `offset`, where to go on, and whether that is all."""
-        answer = self._ask("GET", f"/api/jobs/{quote(job, safe='')}/log?offset={offset}")
+        of_rank = f"&rank={rank}" if rank else ""
+        path = f"/api/jobs/{quote(job, safe='')}/log?offset={offset}{of_rank}"
+        answer = self._ask("GET", path)
         data = answer.read(ANSWER_BYTES_MAX)
         following = int(answer.headers.get("x-next-offset", offset + len(data)))
         return data, following, answer.headers.get("x-end") == "1"

@@ -79,6 +79,15 @@ class SellingDesk:
         self._must_sell()
         await self._shop.resume()
 
+    def close(self) -> None:
+        """No new quotes by this process, which is about to end. Nothing is noted."""
+        self._shop.closing = True
+
+    def busy(self) -> int:
+        """How many agreements hold units of this machine now."""
+        mine = self._keeper.agreements.values()
+        return sum(a.role is Role.PROVIDER and not a.ended for a in mine)
+
     def _must_sell(self) -> None:
         if self._shop.selling is None:
             raise RefusedError("this node sells nothing", hint="write a [provider] table")

@@ -28,18 +28,28 @@ from market.escrow import (
     Closed,
     CloseSigned,
     Closing,
+    Extend,
+    Extended,
     Finalize,
     Open,
     Opened,
+    OpenMany,
     ProviderClose,
     RequesterClose,
     Settle,
     Slash,
     Slashed,
 )
-from market.signing import agreement_id, heartbeat_digest, settlement_digest, voucher_digest
+from market.signing import (
+    agreement_id,
+    extension_digest,
+    heartbeat_digest,
+    settlement_digest,
+    voucher_digest,
+)
 from market.terms import (
     NOBODY,
+    Extension,
     Heartbeat,
     Money,
     Parties,
@@ -487,3 +497,46 @@ async def test_many_at_once(world: ChainWorld) -> None:
         for order in orders:
             nursery.start_soon(world.requester.chain.submit, order)
     assert (await world.provider.account()).units == 2**20 - 1
+
+
+# Gangs and longer agreements.
+
+
+async def test_a_gang_opens_whole_in_one_transaction(world: ChainWorld) -> None:
+    gang = [await world.terms(units=0b01), await world.terms(units=0b10)]
+    tx = await world.requester.chain.submit(OpenMany(tuple(map(world.opening, gang))))
+    opened = [(await world.story(terms, Opened))[0] for terms in gang]
+    assert [fact.tx for fact in opened if isinstance(fact, Opened)] == [tx, tx]
+    assert (await world.requester.account()).free == FUNDS - 2 * (DEPOSIT + BOND)
+    assert (await world.provider.account()).units == 0b11
+
+
+async def test_a_gang_of_which_one_cannot_be_opened_opens_nothing(world: ChainWorld) -> None:
+    gang = [await world.terms(units=0b01), await world.terms(units=0b11)]
+    order = OpenMany(tuple(map(world.opening, gang)))
+    assert await refused(world.requester, order) == "Escrow_UnitsTaken"
+    assert (await world.requester.account()).free == FUNDS
+    assert (await world.provider.account()).units == 0
+
+
+async def test_both_make_it_longer_and_its_deposit_larger(world: ChainWorld) -> None:
+    terms = await world.opened()
+    more = Extension(world.id(terms), 100 * PER_SECOND, 100)
+    agreed = world.provider.signer.sign_digest(
+        extension_digest(more, world.requester.chain.info.domain)
+    )
+    forged = Extend(terms, more, b"", world.requester.signer.sign_digest(bytes(32)))
+    assert await refused(world.requester, forged) == "Escrow_BadSignature"
+    tx = await world.requester.chain.submit(Extend(terms, more, b"", agreed))
+    facts = await world.story(terms, Extended)
+    assert facts[-1] == Extended(world.id(terms), 100 * PER_SECOND, 100, tx)
+    assert (await world.requester.account()).free == FUNDS - DEPOSIT - BOND - 100 * PER_SECOND
+    again = Extend(terms, more, b"", agreed)
+    assert await refused(world.requester, again) != "", "nothing would be added"
+    await world.pass_time(DURATION_S + 60)
+    paid = (DURATION_S + 50) * PER_SECOND
+    settle = Settle(terms, *world.voucher(terms, paid, last=True))
+    await world.provider.chain.submit(settle)
+    closed = (await world.story(terms, Closed))[-1]
+    assert isinstance(closed, Closed)
+    assert (closed.paid, closed.refunded) == (paid, 50 * PER_SECOND)

@@ -147,6 +147,10 @@ class Desk:
         self.news = trio.Event()
         return id_
 
+    async def extend(self, name: str, more_s: int) -> dict[str, Any]:
+        id_ = self._find(name).id
+        return {"id": id_, "max_duration_s": 600 + more_s, "used_s": 5, "at_most": "0.2"}
+
     async def cancel(self, name: str) -> str:
         return self._find(name).id
 

@@ -128,6 +128,7 @@ def test_without_a_node_it_says_how_to_start_one(tmp_path: Path) -> None:
         (["logs", "done"], "log"),
         (["wait", "done"], "job"),
         (["cancel", "live"], "id"),
+        (["extend", "live", "30m"], "max_duration_s"),
         (["status"], "status"),
         (["peers"], "peers"),
         (["explain", "fine.yaml"], "lines"),
@@ -274,3 +275,11 @@ def test_it_starts_fast_because_it_imports_little(machine: Machine) -> None:
         env=machine.environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stderr.splitlines()[-1] == "[]"
+
+
+def test_a_longer_job_says_what_it_may_cost(machine: Machine) -> None:
+    said = machine.souk("extend", "live", "30m")
+    assert (said.code, said.out) == (0, "cc" * 16 + "\n")
+    assert said.err == "it may take 40m 00s in all now; that costs at most 0.2 more\n"
+    assert machine.souk("extend", "live", "soon").code == 2
+    assert machine.souk("logs", "done", "--rank", "3", "-f").code == 2

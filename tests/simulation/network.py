@@ -127,6 +127,8 @@ class SimLink:
         if len(data) > GOSSIP_BYTES_MAX:
             raise LimitError("too large for gossip")
         assert self._nursery is not None, "published by a running node"
+        if not self.up:
+            return  # a dying node's last word reaches nobody
         for other in list(self.wire.nodes.values()):
             if other is not self and not self.wire.lost():
                 self._nursery.start_soon(self._deliver, other, Heard(topic, data, self.peer))

@@ -130,17 +130,29 @@ class Shopper:
 
     async def take(self, quote: Quote) -> bytes:
         """Accept and fund a quote, pay as it goes; returns the agreement's id."""
+        id_ = await self.accept(quote)
+        await self.open(quote)
+        return id_
+
+    async def accept(self, quote: Quote) -> bytes:
+        """Countersign it and say so; returns the agreement's id."""
         id_ = agreement_id(quote.terms, DOMAIN)
         self._terms[id_] = quote
         manifest = self._manifest(quote.demand_id, quote.terms.timing.duration_s)
         assert digest(manifest) == quote.terms.job
         mine = self.signer.sign_digest(id_)
         await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, (), 0, 1))
+        return id_
+
+    async def open(self, quote: Quote) -> None:
+        """Give both signatures to the contract, whatever the provider thinks of it."""
+        id_ = agreement_id(quote.terms, DOMAIN)
+        self._terms[id_] = quote
+        mine = self.signer.sign_digest(id_)
         try:
             await self.chain.submit(Open(quote.terms, mine, quote.provider_signature))
         except ChainRefusedError as problem:
             raise AssertionError(f"not opened: {problem.reason}") from problem
-        return id_
 
     async def _answer(self, peer: bytes, data: bytes) -> bytes:
         message = self.mail.open(data).message

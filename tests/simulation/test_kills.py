@@ -7,11 +7,13 @@ A few n of each scene run with the suite. All of them: `python -m tests.simulati
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -133,6 +135,8 @@ async def test_killed_after_any_commit(
 
 def main(most: int) -> int:
     """Every scene, every victim, every commit up to `most`; prints what went wrong."""
+    silent = structlog.make_filtering_bound_logger(logging.ERROR)
+    structlog.configure(wrapper_class=silent)
     wrong = tried = 0
     victims = {"gang": 3, "move": 2, "preempt": 1, "extend": 1}
     for scene, sellers in victims.items():

@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from market.job import JobState
 from tests.simulation.shopper import Shopper, open_shoppers
 from tests.simulation.world import MILLION, Machine, World, open_world
 
@@ -17,10 +18,12 @@ def autojump_clock() -> MockClock:
     return MockClock(autojump_threshold=0)
 
 
-async def _shop(world: World) -> Machine:
+async def _shop(world: World, policy: str = "fcfs") -> Machine:
     machine = world.add("shop", units=1, price=MILLION)
     assert machine.selling is not None
-    machine.selling = replace(machine.selling, preemptible_price_per_hour=MILLION // 4, grace_s=2)
+    machine.selling = replace(
+        machine.selling, preemptible_price_per_hour=MILLION // 4, grace_s=2, policy=policy
+    )
     await machine.start()
     await trio.sleep(1)
     return machine
@@ -127,3 +130,53 @@ async def test_a_crash_in_the_middle_of_it_loses_nothing(
         assert float(await ann.blobs.read(checkpoint.hash, 0, 64)) >= 30
         assert world.ledger.burned == 0
         world.check_money()
+
+
+async def test_a_job_that_made_way_goes_on_elsewhere(autojump_clock: MockClock) -> None:
+    """With the node's own requester: from the last checkpoint, and nobody is slashed."""
+    async with open_world(56) as world:
+        await _shop(world)
+        buyer = world.add("buyer")
+        await buyer.start()
+        (bob,) = await open_shoppers(world, "bob")
+        await trio.sleep(8)
+        job_id = await world.submit(
+            buyer, "work 100", preemptible=True, value_of_time="0", reallocate=False
+        )
+        await trio.sleep(40)
+        assert world.job(buyer, job_id).state is JobState.RUNNING
+        refuge = world.add("refuge", units=1, price=MILLION)
+        assert refuge.selling is not None
+        refuge.selling = replace(refuge.selling, preemptible_price_per_hour=MILLION // 2)
+        await refuge.start()
+        quote = await bob.until_quoted(await bob.want(200, exclude=(refuge.signer.peer,)), 30)
+        await bob.take(quote)
+        job = await world.until_over(buyer, job_id, 300)
+        states = [change.state for change in job.history]
+        assert job.state is JobState.SUCCEEDED
+        assert JobState.RECOVERING in states
+        assert await world.result(buyer, job) == b"worked 100 s"
+        rows = world.requesters_agreements(buyer)
+        assert {row["ending"] for row in rows} == {"preempted", "finished"}
+        metered = [row["metered_s"] for row in rows]
+        assert sum(int(str(m)) for m in metered) <= 104, f"little was done twice: {metered}"
+        await trio.sleep(20)
+        assert world.ledger.burned == 0
+        world.check_money()
+
+
+async def test_freed_units_are_kept_for_whom_they_were_freed(autojump_clock: MockClock) -> None:
+    """The victim asks again at once, and bids more: but it pays less, and has had its turn."""
+    async with open_world(57) as world:
+        machine = await _shop(world, policy="cost")
+        buyer = world.add("buyer")
+        await buyer.start()
+        (bob,) = await open_shoppers(world, "bob")
+        await trio.sleep(8)
+        job_id = await world.submit(buyer, "work 400", preemptible=True, value_of_time="0")
+        await trio.sleep(30)
+        assert world.job(buyer, job_id).state is JobState.RUNNING
+        firm = await bob.take(await bob.until_quoted(await bob.want(200), 30))
+        await trio.sleep(5)
+        assert _phase(machine, firm) == ("running", "none")
+        assert world.job(buyer, job_id).state is JobState.RECOVERING

@@ -18,13 +18,17 @@ from market.job import (
     Chosen,
     Demanded,
     EndAgreement,
+    ExtendAsked,
     Job,
     JobEvent,
     JobState,
     JobTicked,
+    Lengthen,
     MakeDemand,
     Moved,
+    MoveWanted,
     Nothing,
+    OpenGang,
     Publish,
     Waited,
     Withdraw,
@@ -32,6 +36,7 @@ from market.job import (
     remaining_s,
 )
 from market.messages import WorkState
+from market.reallocation import Reason
 from market.units import UnixTime
 from tests.samples import (
     AGREEMENT_ID,
@@ -258,3 +263,166 @@ def test_a_second_choice_and_an_old_demand_are_nothing() -> None:
     chose = Chosen(DEMAND_ID, attempt(OTHER))
     assert told(value, chose, Demanded(demand(2))) is value
     assert told(matching(), Demanded(demand(1))) == matching()
+
+
+# Gangs.
+
+SECOND = bytes([9]) * 32
+
+
+def gang(**changes: Any) -> Job:
+    value = replace(job(), nodes=2, demand=replace(demand(), num_nodes=2), round=1)
+    value = told(value, Chosen(DEMAND_ID, attempt(AGREEMENT_ID, SECOND)), Withdrawn(DEMAND_ID))
+    return replace(value, **changes)
+
+
+def pair(first: Any = None, second: Any = None) -> tuple[Agreement, Agreement]:
+    """Both members, run alike but for what is said of each."""
+    like = {"num_nodes": 2, **(first or {})}
+    return (
+        running_requester(**like),
+        running_requester(**{"num_nodes": 2, "id": SECOND, "rank": 1, **(second or {})}),
+    )
+
+
+def test_a_gang_is_opened_at_once_and_only_when_all_have_confirmed() -> None:
+    value = gang()
+    assert (value.gang, value.reason) == ((AGREEMENT_ID, SECOND), "2 providers were chosen")
+    here = requester(num_nodes=2, acknowledged=True)
+    there = replace(here, id=SECOND, rank=1)
+    assert duties(value, START_S + 5, here) == ()
+    assert duties(value, START_S + 5, here, replace(there, acknowledged=False)) == ()
+    opening = OpenGang(JOB_ID, (AGREEMENT_ID, SECOND))
+    assert duties(value, START_S + 5, here, there) == (opening,)
+    assert duties(value, START_S + 30, here, there) == (), "it is too late to open"
+
+
+def test_a_gang_runs_when_all_of_it_does() -> None:
+    waiting = {"report": report(WorkState.STAGING)}
+    half = told(gang(), Moved(pair(second=waiting)))
+    assert (half.state, half.reason) == (
+        JobState.STARTING,
+        "funded; the provider prepares it",
+    )
+    assert told(half, Moved(pair())).state is JobState.RUNNING
+
+
+def test_one_member_off_stops_the_others() -> None:
+    value = told(gang(), Moved(pair()))
+    members = pair(second={"ending": Ending.LOST, "phase": Phase.CLOSING, "reason": "silent"})
+    value = told(value, Moved(members), now=at(9))
+    assert (value.state, value.reason, value.gang) == (JobState.RECOVERING, "rank 1: silent", ())
+    assert (value.failures, value.used_s) == (1, 1), "its slowest member's second, once"
+    owed = duties(value, at(9), *members)
+    assert owed == (EndAgreement(JOB_ID, AGREEMENT_ID), MakeDemand(JOB_ID, 2))
+
+
+def test_a_gang_is_done_when_all_of_it_is_and_its_results_lie_apart() -> None:
+    over = {
+        "ending": Ending.FINISHED, "phase": Phase.SETTLED, "delivered": True,
+        "report": report(WorkState.EXITED, results=(artifact("/out/a"),)),
+    }  # fmt: skip
+    value = told(gang(), Moved(pair()), Moved(pair(first=over)))
+    assert value.state is JobState.RUNNING
+    done = told(value, Moved(pair(first=over, second=over)))
+    assert done.state is JobState.SUCCEEDED
+    assert [one.path for one in done.results] == ["/rank-0/out/a", "/rank-1/out/a"]
+
+
+def test_only_rank_0_keeps_the_checkpoint() -> None:
+    here, there = artifact("/ckpt", 1), artifact("/ckpt", 2)
+    value = told(gang(), Moved(pair({"checkpoint": here}, {"checkpoint": there})))
+    assert value.checkpoint == here
+
+
+# Moves.
+
+
+def moving() -> Job:
+    """It runs, and looks for another place."""
+    return told(running(), Withdrawn(DEMAND_ID), MoveWanted(Reason.BETTER_OFFER), now=at(50))
+
+
+def test_a_move_waits_for_a_checkpoint_made_for_it() -> None:
+    value = moving()
+    assert duties(value, at(51), running_requester()) == ()
+    fresh = running_requester(checkpoint=artifact("/ckpt"))
+    value = told(value, Moved((fresh,)), now=at(52))
+    assert duties(value, at(52), fresh) == (MakeDemand(JOB_ID, 2),)
+    assert duties(moving(), at(101), running_requester()) == (MakeDemand(JOB_ID, 2),)
+
+
+def coming(**changes: Any) -> Agreement:
+    return replace(requester(id=SECOND), **changes)
+
+
+def begun() -> Job:
+    """The next place has been chosen."""
+    return told(
+        moving(), Demanded(demand(2)), Chosen(DEMAND_ID, attempt(SECOND)), now=at(55)
+    )  # fmt: skip
+
+
+def test_the_old_place_is_left_once_the_new_one_works() -> None:
+    value = begun()
+    old, new = running_requester(metered_s=50), coming()
+    assert (value.gang, value.next_gang, value.state) == (
+        (AGREEMENT_ID,), (SECOND,), JobState.RUNNING,
+    )  # fmt: skip
+    assert told(value, Moved((old, new))) is value
+    works = running_requester(id=SECOND)
+    value = told(value, Moved((old, works)), Withdrawn(DEMAND_ID), now=at(60))
+    assert (value.gang, value.next_gang, value.moves, value.used_s) == ((SECOND,), (), 1, 50)
+    assert value.reason == "moved to another provider: better-offer"
+    assert duties(value, at(60), old, works) == (EndAgreement(JOB_ID, AGREEMENT_ID),)
+
+
+def test_a_place_that_fails_while_it_is_moved_to_costs_nothing() -> None:
+    void = coming(phase=Phase.VOID, reason="it was not funded in time")
+    value = told(begun(), Moved((running_requester(), void)), now=at(90))
+    assert (value.gang, value.next_gang, value.move, value.failures) == (
+        (AGREEMENT_ID,), (), None, 0,
+    )  # fmt: skip
+    assert value.move_at_ms == int(at(90) * 1000), "and is not tried again at once"
+
+
+def test_the_old_place_dies_while_it_moves() -> None:
+    lost = over(Ending.LOST, phase=Phase.CLOSING, reason="silent")
+    value = told(begun(), Moved((lost, coming())), now=at(70))
+    assert (value.gang, value.next_gang, value.state) == ((SECOND,), (), JobState.RECOVERING)
+    assert value.failures == 0
+    assert told(value, Moved((running_requester(id=SECOND),))).state is JobState.RUNNING
+
+
+def test_a_move_that_finds_nobody_is_given_up() -> None:
+    value = told(moving(), Demanded(demand(2)), Nothing("nobody"), now=at(58))
+    assert (value.demand, value.move, value.state) == (None, None, JobState.RUNNING)
+
+
+def test_what_is_over_ends_what_it_was_moving_to() -> None:
+    done = over(Ending.FINISHED, delivered=True, report=report(WorkState.EXITED))
+    value = told(begun(), Moved((done, coming())), Withdrawn(DEMAND_ID), now=at(70))
+    assert value.state is JobState.SUCCEEDED
+    assert duties(value, at(71), done, coming()) == (EndAgreement(JOB_ID, SECOND),)
+
+
+# Preemption and longer jobs.
+
+
+def test_who_made_way_is_not_held_against_its_provider() -> None:
+    cheap = replace(running(), bid=replace(running().bid, preemptible=True))
+    gone = over(Ending.PREEMPTED, reason="its units are wanted")
+    value = told(cheap, Moved((gone,)), now=at(9))
+    assert (value.state, value.reason) == (JobState.RECOVERING, "its units are wanted")
+    assert (value.failures, value.excluded) == (0, ())
+
+
+def test_a_longer_job_asks_for_a_longer_agreement() -> None:
+    value = told(running(), Withdrawn(DEMAND_ID), ExtendAsked(300))
+    assert (value.bid.max_duration_s, value.extended_s) == (900, 300)
+    asking = Lengthen(JOB_ID, AGREEMENT_ID, 300)
+    assert duties(value, at(9), running_requester()) == (asking,)
+    assert duties(value, at(9), running_requester(asked_extra_s=300)) == ()
+    expired = told(value, Moved((over(Ending.EXPIRED, metered_s=600),)), now=at(700))
+    assert (expired.state, remaining_s(expired)) == (JobState.RECOVERING, 300)
+    assert told(job(state=JobState.SUCCEEDED), ExtendAsked(9)).extended_s == 0

@@ -13,7 +13,7 @@ from typing import Any
 from market.terms import Manifest
 from node.adapters.oci import seccomp
 from node.adapters.oci.cdi import Edits
-from node.adapters.oci.settings import INPUT, OUT, Identity
+from node.adapters.oci.settings import INPUT, OUT, PROGRESS, Identity
 
 GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; exit $?'
 """The first process: waits until the node has verified the container, then stays as its init."""
@@ -76,6 +76,7 @@ def environment_of(
 ) -> dict[str, str]:
     """The variables of a manifest's job; see `environment`."""
     fixed = {"GRIDSOUK_INPUT": INPUT, "GRIDSOUK_OUT": OUT, "HOME": "/tmp", "USER": "nobody"}
+    fixed["GRIDSOUK_PROGRESS"] = f"{OUT}/{PROGRESS}"
     if manifest.checkpoint_path:
         fixed["GRIDSOUK_CHECKPOINT"] = manifest.checkpoint_path
     given = tuple((env.name, env.value) for env in manifest.envs)

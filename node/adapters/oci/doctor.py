@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import trio
@@ -19,8 +19,15 @@ from market.terms import Artifact, Env, Manifest, Workload
 from node.ports import Blobs, Observed, RunState, Sandbox, Workspace
 
 ALLOWED = "ALLOWED"
-CLASSES = range(1, 23)
-_PROBE = Path(__file__).with_name("probe.py")
+CLASSES = range(1, 26)
+_PROBE = tuple(
+    Path(__file__).with_name(f"{name}.py") for name in ("probe", "probe_more", "probe_wide")
+)
+_INSIDE = "/in/node/adapters/oci"  # where Python finds them as it does here
+_RUN = (
+    'exec python3 -I -S -c \'import sys; sys.path.insert(0, "/in"); '
+    "from node.adapters.oci.probe import main; sys.exit(main())'"
+)
 _PROBE_S = 60
 _LOOK_S = 0.05
 
@@ -49,19 +56,46 @@ async def examine(
 ) -> tuple[Attempt, ...]:
     """Every attempt of the probe, run as a job on `unit` in an image that has python3.
 
-    Raises SandboxError if the probe did not come to its end.
+    On the next unit a neighbour runs meanwhile. Raises SandboxError if the probe did not come to
+    its end.
     """
-    source = await trio.Path(_PROBE).read_bytes()
-    probe = await blobs.put(source)
-    work_id = f"doctor-{hashlib.sha256(source).hexdigest()[:12]}-{unit}"
-    manifest = Manifest(
+    inputs = []
+    for file in _PROBE:
+        source = await trio.Path(file).read_bytes()
+        inputs.append(Artifact(f"{_INSIDE}/{file.name}", await blobs.put(source), len(source)))
+    manifest = _manifest(image, tuple(inputs), envs)
+    named = hashlib.sha256(b"".join(each.hash for each in inputs)).hexdigest()[:12]
+    mine = Workspace(f"doctor-{named}-{unit}", manifest, (unit,))
+    neighbour = Workspace(
+        f"doctor-{named}-{unit + 1}",
+        replace(manifest, command=f"{_RUN} neighbour"),
+        (unit + 1,),
+    )
+    try:
+        await _begin(sandbox, neighbour)
+        await _said(sandbox, neighbour.work_id, b"next door")
+        await _begin(sandbox, mine)
+        observed = await _ended(sandbox, mine.work_id)
+        log = await _log(sandbox, mine.work_id)
+    finally:
+        with trio.CancelScope(shield=True):
+            for workspace in (mine, neighbour):
+                await sandbox.scrub(workspace.work_id)
+    if observed.exit_code not in (0, 1) or observed.signal:
+        last = log.strip().splitlines()[-1:] or ["it said nothing"]
+        raise SandboxError(f"the escape probe broke off: {last[0][:500]}")
+    return _parse(log)
+
+
+def _manifest(image: Artifact, inputs: tuple[Artifact, ...], envs: tuple[Env, ...]) -> Manifest:
+    return Manifest(
         job_id=bytes(16),
         name="doctor",
         workload=Workload.BATCH,
         image=image,
-        command="exec python3 -I -S /in/probe.py",
+        command=_RUN,
         envs=envs,
-        inputs=(Artifact("/in/probe.py", probe, len(source)),),
+        inputs=inputs,
         outputs=(),
         checkpoint_path="",
         checkpoint_interval_s=0,
@@ -73,19 +107,20 @@ async def examine(
         grace_s=0,
         ports=(),
     )
-    await sandbox.scrub(work_id)
-    try:
-        await sandbox.prepare(Workspace(work_id, manifest, (unit,)))
-        await sandbox.start(work_id)
-        observed = await _ended(sandbox, work_id)
-        log = await _log(sandbox, work_id)
-    finally:
-        with trio.CancelScope(shield=True):
-            await sandbox.scrub(work_id)
-    if observed.exit_code not in (0, 1) or observed.signal:
-        last = log.strip().splitlines()[-1:] or ["it said nothing"]
-        raise SandboxError(f"the escape probe broke off: {last[0][:500]}")
-    return _parse(log)
+
+
+async def _begin(sandbox: Sandbox, workspace: Workspace) -> None:
+    await sandbox.scrub(workspace.work_id)
+    await sandbox.prepare(workspace)
+    await sandbox.start(workspace.work_id)
+
+
+async def _said(sandbox: Sandbox, work_id: str, text: bytes) -> None:
+    while text not in await sandbox.read_log(work_id, 0, LOG_READ_BYTES_MAX):
+        if (await sandbox.observe(work_id)).state is not RunState.RUNNING:
+            last = (await _log(sandbox, work_id)).strip().splitlines()[-1:]
+            raise SandboxError(f"the probe's neighbour broke off: {last}")
+        await trio.sleep(_LOOK_S)
 
 
 async def _ended(sandbox: Sandbox, work_id: str) -> Observed:
@@ -106,6 +141,8 @@ async def _log(sandbox: Sandbox, work_id: str) -> str:
 def _parse(log: str) -> tuple[Attempt, ...]:
     found = []
     for line in log.splitlines():
+        if not line.startswith("{"):
+            continue  # a detail, for whoever reads the log
         try:
             raw = json.loads(line)
             found.append(Attempt(int(raw["class"]), str(raw["name"]), str(raw["outcome"])))

@@ -24,6 +24,7 @@ from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, prefligh
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.connect import connect, listen
 from node.adapters.oci.place import Placing, same, thread
+from node.adapters.oci.progress import read_progress
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import OciRuntime, Runtime, need
 from node.adapters.oci.settings import OUT, OciSettings, WorkPaths, paths_of
@@ -289,10 +290,15 @@ class ContainerSandbox:
 
     def _observe(self, paths: WorkPaths) -> Observed:
         observed = look.look(paths, self._runtime.cgroup(paths))
-        if observed.state is RunState.RUNNING and self._uuids:
-            _, units = self._placing.load(paths)
-            return look.with_sensors(observed, self._devices.health(), units)
-        return observed
+        if observed.state is not RunState.RUNNING:
+            return observed
+        manifest, units = self._placing.load(paths)
+        out = staging.layout_of(manifest).place(OUT)
+        done = read_progress(paths.volume / out.name / out.inner)
+        observed = replace(observed, progress_ppm=done)
+        if not self._uuids:
+            return observed
+        return look.with_sensors(observed, self._devices.health(), units)
 
     async def _order(self, work_id: str, word: str, *, paused: bool) -> None:
         paths = paths_of(self._settings, work_id)

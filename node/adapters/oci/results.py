@@ -18,7 +18,7 @@ from market.units import MIB
 from node.adapters.oci import collect, look, staging
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.collect import Found
-from node.adapters.oci.settings import OciSettings, WorkPaths
+from node.adapters.oci.settings import OUT, PROGRESS, OciSettings, WorkPaths
 from node.adapters.oci.staging import Place
 from node.ports import Blobs
 
@@ -141,7 +141,10 @@ class Results:
 
     def _find(self, paths: WorkPaths, manifest: Manifest, place: Place) -> tuple[Found, ...]:
         with _opened(paths.volume / place.name) as root:
-            found = tuple(collect.matching(root, place.inner))
+            found = tuple(
+                file for file in collect.matching(root, place.inner)
+                if (place.root, file.path) != (OUT, PROGRESS)
+            )  # fmt: skip
         self._bound(manifest, found)
         return found
 

@@ -14,6 +14,7 @@ _EPERM, _ENOSYS = 1, 38
 _NEW_NAMESPACES = 0x7E020080  # every CLONE_NEW* flag, the one of time included
 _AF_UNIX, _AF_INET, _AF_INET6, _AF_NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
+_PROTOCOLS = (0, 6, 17)  # the kind's own, TCP, UDP: no MPTCP, SCTP or others with holes of theirs
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 
 _FILES = """
@@ -61,7 +62,6 @@ _CONVERSATION = """
 accept accept4 bind connect getpeername getsockname getsockopt listen mq_getsetattr mq_notify
 mq_open mq_timedreceive mq_timedsend mq_unlink msgctl msgget msgrcv msgsnd recvfrom recvmmsg recvmsg
 semctl semget semop semtimedop sendmmsg sendmsg sendto setsockopt shmat shmctl shmdt shmget shutdown
-socketpair
 """
 
 ALLOWED: tuple[str, ...] = tuple(
@@ -84,7 +84,13 @@ def profile(machine: str = "") -> dict[str, Any]:
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": _ENOSYS},
         _when("socket", _equal(0, _AF_NETLINK), _equal(2, _NETLINK_ROUTE)),
     ]
-    rules += [_when("socket", _equal(0, family)) for family in (_AF_UNIX, _AF_INET, _AF_INET6)]
+    rules.append(_when("socket", _equal(0, _AF_UNIX)))
+    rules += [
+        _when("socket", _equal(0, family), _equal(2, protocol))
+        for family in (_AF_INET, _AF_INET6)
+        for protocol in _PROTOCOLS
+    ]
+    rules.append(_when("socketpair", _equal(0, _AF_UNIX)))
     rules += [_when("personality", _equal(0, kind)) for kind in _PERSONALITIES]
     return {
         "defaultAction": "SCMP_ACT_ERRNO",

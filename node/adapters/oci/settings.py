@@ -19,6 +19,7 @@ _MOUNTABLE = re.compile(r"/[A-Za-z0-9_./+@%-]*")  # overlay options are split at
 
 INPUT = "/in"
 OUT = "/out"
+PROGRESS = ".progress"  # below OUT: how far the job says it is; never among its results
 USER = 65534  # `nobody` inside; its host uid depends on the slot
 RANGE = 65536  # ids of one slot: jobs in different slots share no user
 
