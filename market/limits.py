@@ -64,6 +64,9 @@ AGREEMENTS_MAX: Final = 20_000
 RECORD_BYTES_MAX: Final = 4 * 1024**2  # a job with every variable and secret full
 HISTORY_MAX: Final = 128  # state changes remembered per job
 
+# Certificates.
+CHALLENGES_EVERY_S: Final = 30.0  # a challenge costs the challenged seconds of a whole unit
+
 # Conversation.
 RETRY_S: Final = 2.0  # a duty is performed at most once in this time
 RETRY_CHAIN_S: Final = 6.0  # a transaction needs a block before it makes sense to try again

@@ -237,6 +237,43 @@ class Dialled:
 
 
 @dataclass(frozen=True, slots=True)
+class Challenge:
+    """First frame on a `challenge` channel, to a provider: multiply the matrices of this seed on
+    that unit. Not enveloped: the channel itself is authenticated."""
+
+    unit: U16
+    uuid: Text64
+    seed: Hash
+    size: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Answer on a `challenge` channel: the Merkle root of the product's rows; or a code why not:
+    `busy` (the unit is rented, or challenged already), `unknown`, `failed`."""
+
+    code: Text64
+    root: Hash
+    compute_ms: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Next frame on a `challenge` channel: show these rows."""
+
+    rows: Annotated[tuple[U32, ...], Count(1, 64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """For each row asked for, in order: its path to the root. A frame with the row itself follows,
+    little-endian 32-bit numbers."""
+
+    row: U32
+    path: Annotated[tuple[Hash, ...], Count(0, 32)]
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
     """First frame on an `exec` channel, requester to provider: start this program in the job, with
     a terminal of so many columns and rows, or without (0). Not enveloped, as `Dial`."""

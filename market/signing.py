@@ -121,6 +121,14 @@ def _check_current(envelope: Envelope, now: UnixTime) -> None:
         raise StaleError("the message asks to live longer than a day")
 
 
+def check_peer_signature(peer: bytes, data: bytes, signature: bytes) -> None:
+    """Raise SignatureError unless `signature` is the peer's (Ed25519) of exactly these bytes."""
+    try:
+        crypto_sign_open(signature + data, peer)
+    except (BadSignatureError, ValueError) as problem:
+        raise SignatureError("not signed by its author") from problem
+
+
 def digest(value: object) -> bytes:
     """SHA-256 of a value's canonical bytes: the hash by which manifests and reports are named."""
     return hashlib.sha256(encode(value)).digest()

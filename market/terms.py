@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated
 
+from market.certificate import Certified
 from market.codec import (
     I32,
     U8,
@@ -106,6 +107,7 @@ class Offer:
     cached_images: Annotated[tuple[Hash, ...], Count(0, CACHED_IMAGES_MAX)]
     expires_at_s: U40
     egress: Annotated[tuple[Text256, ...], Count(0, EGRESS_MAX)] = ()  # host:port a job may reach
+    certificate: Certified | None = None  # of its slowest unit
 
 
 @dataclass(frozen=True, slots=True)

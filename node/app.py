@@ -21,6 +21,9 @@ from node.artifacts import PROTOCOL, Artifacts
 from node.atlas import NOTE as PLACE_NOTE
 from node.atlas import Atlas
 from node.bulletin import Bulletin
+from node.certify import PROTOCOL as CHALLENGE
+from node.certify import Certifier
+from node.challenger import Challenger
 from node.config import Config
 from node.control import Control, Rooms
 from node.demands import Demands
@@ -78,8 +81,10 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
+    certifier = Certifier(ports, keeper)
+    challenger = Challenger(ports, keeper)
     shop = Shop(
-        config, ports, keeper, images, lambda: atlas.here,
+        config, ports, keeper, images, certifier, lambda: atlas.here,
         lambda: standing.reliability_ppm(config.wallet),
     )  # fmt: skip
     provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
@@ -90,12 +95,14 @@ async def run_node(
     queue = Queue(
         config.rules, shop, keeper, bulletin, provider.propose, provider.can_pay, standing.paid_for
     )
+    bulletin.judge = challenger.judge
     requester = Requester(ports, keeper, mail, artifacts)
     demands = Demands(config, ports, keeper, mail, bulletin)
     wishes = Wishes(ports, keeper, mail, bulletin, demands)
     inbox = Inbox(ports, keeper, mail, bulletin, provider, requester, wishes)
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
+    ports.link.accept(CHALLENGE, certifier.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
     ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
@@ -115,10 +122,13 @@ async def run_node(
         nursery.start_soon(_mind_machine, ports, keeper, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
+        nursery.start_soon(challenger.run, bulletin)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
-        rooms = Rooms(keeper, bulletin, demands, shop, queue, images, dialler, entrance)
+        rooms = Rooms(
+            keeper, bulletin, demands, shop, queue, images, dialler, entrance, certifier, challenger
+        )
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)

@@ -41,10 +41,12 @@ class Bulletin:
         """
         self._reliability_ppm = reliability_ppm
         self.book = Book()
+        self.judge: Callable[[Offer], Offer] = _as_it_is  # what we believe of an offer
         self.atlas = atlas
         self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
+        self._of_peer: dict[bytes, dict[bytes, bytes]] = {}  # peer: job: its open demand
         self._rules = rules
         self._mail = mail
         self._gossip = gossip
@@ -97,6 +99,7 @@ class Bulletin:
             case Offers(offers=offers, page=page, pages=pages):
                 if signed.author == self._mail.me:
                     return
+                offers = tuple(map(self.judge, offers))
                 self.book.update(signed.author, offers, signed.sequence, signed.raw, now)
                 for offer in offers[:1]:
                     self.atlas.hear(signed.author, offer.coordinate)
@@ -127,11 +130,12 @@ class Bulletin:
     def _hear_demand(self, signed: Signed[object], demand: Demand) -> None:
         if demand.peer != signed.author or demand.demand_id in self.demands:
             return
-        mine = sum(1 for known in self.demands.values() if known.author == signed.author)
-        if mine >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
-            return
         if not self._newest(demand, signed.sequence):
             return
+        mine = self._of_peer.get(signed.author, {})
+        if len(mine) >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
+            return
+        self._of_peer.setdefault(signed.author, {})[demand.job_id] = demand.demand_id
         self.atlas.hear(signed.author, demand.coordinate)
         self.heard_at[demand.demand_id] = self._clock.now()
         self._demanded.set()
@@ -183,16 +187,21 @@ class Bulletin:
             self._drop(key)
 
     def _drop(self, demand_id: bytes) -> None:
-        del self.demands[demand_id]
+        demand = self.demands.pop(demand_id).message.demand
         self.heard_at.pop(demand_id, None)
+        jobs = self._of_peer[demand.peer]
+        del jobs[demand.job_id]
+        if not jobs:
+            del self._of_peer[demand.peer]
 
     def _newest(self, demand: Demand, sequence: int) -> bool:
         """A job has one open demand: a newer round takes the place of the one before."""
-        for key, known in list(self.demands.items()):
-            if known.author == demand.peer and known.message.demand.job_id == demand.job_id:
-                if known.sequence > sequence:
-                    return False
-                self._drop(key)
+        before = self._of_peer.get(demand.peer, {}).get(demand.job_id)
+        if before is None:
+            return True
+        if self.demands[before].sequence > sequence:
+            return False
+        self._drop(before)
         return True
 
     async def greet(self) -> None:
@@ -230,3 +239,7 @@ def _news(now: tuple[Offer, ...], before: tuple[Offer, ...]) -> bool:
         return [(o.offer_id, o.num_gpus, o.price_per_hour, o.num_units) for o in offers]
 
     return gist(now) != gist(before)
+
+
+def _as_it_is(offer: Offer) -> Offer:
+    return offer

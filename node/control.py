@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import trio
 
 from node.bulletin import Bulletin
+from node.certify import Certifier
+from node.challenger import Challenger
 from node.config import Config
 from node.demands import Demands
 from node.desk.books import BooksDesk
+from node.desk.certificates import CertificateDesk
 from node.desk.earning import EarningDesk
 from node.desk.gauges import GaugeDesk
 from node.desk.images import ImageDesk
@@ -47,6 +50,8 @@ class Rooms:
     images: Images
     tunnels: Dialler
     entrance: Entrance
+    certifier: Certifier
+    challenger: Challenger
 
 
 class Control:
@@ -70,6 +75,7 @@ class Control:
         self.selling = SellingDesk(ports, keeper, rooms.shop, rooms.queue)
         self.tunnels = rooms.tunnels
         self.entrance = rooms.entrance
+        self.certificates = CertificateDesk(rooms.certifier, rooms.challenger, bulletin)
         self._keeper = keeper
 
     async def changed(self, seen: int = -1) -> int:

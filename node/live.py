@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from node.adapters.bench.process import ProcessBench
 from node.adapters.devices.declared import Declared
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
@@ -91,6 +92,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
             chain=chain,
             sandbox=sandbox,
             devices=devices,
+            bench=ProcessBench(data),
             blobs=blobs,
             registry=registry,
             outside=TcpOutside(),

@@ -496,6 +496,48 @@ class Devices(Protocol):
         """One look at each, by index."""
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one unit was measured to do; see `market.certificate` for the units of measure."""
+
+    fp32_gflops: int
+    fp16_gflops: int
+    int8_gops: int
+    memory_mbps: int
+    pcie_mbps: int
+    disk_mbps: int
+    library: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commitment:
+    """The root of a product's rows, and how long it took, in milliseconds."""
+
+    root: bytes
+    compute_ms: int
+
+
+class Product(Protocol):
+    """A challenge's product, computed and committed to."""
+
+    commitment: Commitment
+
+    async def show(self, rows: tuple[int, ...]) -> tuple[tuple[int, tuple[bytes, ...], bytes], ...]:
+        """Those rows, once: (index, path to the root, the row's bytes). SandboxError."""
+
+
+class Bench(Protocol):
+    """Measures units, in processes of their own. A unit is named by its GPU's UUID or `cpu-N`."""
+
+    async def measure(self, uuid: str) -> Measured:
+        """Its rates. Takes seconds and all of the unit. Raises SandboxError."""
+
+    def product(
+        self, uuid: str, seed: bytes, size: int, limit_s: float
+    ) -> AbstractAsyncContextManager[Product]:
+        """Multiply the matrices of `market.product`. Entering raises SandboxError."""
+
+
 class Blobs(Protocol):
     """Content-addressed bytes on this machine's disk: images, inputs, checkpoints, results."""
 
@@ -649,6 +691,7 @@ class Ports:
     chain: Chain
     sandbox: Sandbox
     devices: Devices
+    bench: Bench
     blobs: Blobs
     registry: Registry
     outside: Outside

@@ -14,10 +14,12 @@ from enum import Enum
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
+from market.certificate import dlperf_milli
 from market.reputation import PRIOR_PPM
 from market.site import Running, Site, past_use
 from market.terms import Coordinate, Offer
 from market.units import UnixTime
+from node.certify import Certifier
 from node.config import Config, Selling
 from node.images import Images
 from node.keeper import Keeper, Noted
@@ -85,6 +87,7 @@ class Shop:
 
     def __init__(
         self, config: Config, ports: Ports, keeper: Keeper, images: Images,
+        certifier: Certifier,
         here: Callable[[], Coordinate] = Coordinate,
         standing: Callable[[], int] = lambda: PRIOR_PPM,
     ) -> None:  # fmt: skip
@@ -103,6 +106,7 @@ class Shop:
         self.closing = False  # this process is about to end; the next one opens as before
         self.start_up_ms = _number(keeper.notes.get(START_NOTE), START_UP_MS)
         self._images = images
+        self._certifier = certifier
         self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
         self.unusable: Callable[[], int] = lambda: 0  # units that must not be sold, set by the app
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
@@ -206,7 +210,7 @@ class Shop:
         """One ware as it is advertised."""
         selling, rules, now = self.selling, self._config.rules, self._ports.clock.now()
         assert selling is not None, "who sells nothing has no wares"
-        first = kind.units[0]
+        first, certified = kind.units[0], self._certifier.slowest(kind.units)
         free = len(kind.units) - (self._keeper.taken_units() & kind.mask).bit_count()
         return Offer(
             offer_id=ware.offer_id,
@@ -220,8 +224,8 @@ class Shop:
             cuda_vers=first.cuda_vers,
             driver_version=first.driver_version,
             declared=kind.declared,
-            verified=False,
-            dlperf_milli=0,
+            verified=certified is not None,  # claimed: whoever reads it finds out
+            dlperf_milli=dlperf_milli(certified.certificate) if certified else 0,
             cpu_cores=selling.cpu_cores,
             cpu_ram_mib=selling.cpu_ram_mib,
             disk_space_mib=selling.disk_space_mib,
@@ -242,6 +246,7 @@ class Shop:
             cached_images=self.cached,
             expires_at_s=int(now) + rules.offer_lifetime_s,
             egress=selling.egress,
+            certificate=certified,
         )
 
     def ware_of(self, a: Agreement) -> tuple[Kind, Ware] | None:

@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from market import limits, messages, signing, terms
+from market import certificate, limits, messages, signing, terms
 from market.agreement import ENDS, TRANSITIONS, Phase
 from market.codec import describe
 from node.artifacts import PROTOCOL as BLOB
+from node.certify import PROTOCOL as CHALLENGE
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
@@ -90,6 +91,10 @@ def _lines() -> Iterator[str]:
         messages.Fetched,
         messages.Dial,
         messages.Dialled,
+        messages.Challenge,
+        messages.Committed,
+        messages.Show,
+        messages.Shown,
         messages.Execute,
         messages.Executing,
     ):
@@ -159,6 +164,9 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **`{TUNNEL}`**: a job's requester sends `Dial`, its provider answers `Dialled`; then every frame
   is bytes of one TCP connection, either way. An empty frame ends one way; a channel that ends
   before both ways have is a connection that broke.
+- **`{CHALLENGE}`**: anybody sends `Challenge`, the provider multiplies and answers `Committed`;
+  then `Show`, and for each row `Shown` and the row itself. Matrices, tree and check:
+  `market/product.py`.
 - **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
   until the one with the exit code. A channel that ends without it is a program that was killed.
 """
@@ -248,7 +256,7 @@ def _nested() -> list[type[Any]]:
             waiting += new
     order = [
         value
-        for module in (messages, terms)
+        for module in (messages, terms, certificate)
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == module.__name__
     ]

@@ -8,6 +8,7 @@ from cyclopts import App
 
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "init": ("node.cli.listing:init", "From nothing to a listed machine, step by step."),
+    "bench": ("node.cli.bench:bench", "Measure the units and sign what was found."),
     "doctor": ("node.cli.doctor:doctor", "Say whether this machine may run strangers' code."),
     "status": ("node.cli.sellers:status", "Show what is sold, to whom, and who waits."),
     "quotes": ("node.cli.sellers:quotes", "List quotes, and why each was won or lost."),

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from market.errors import MarketError
 from node.web.problems import problem_of, problem_response
 from node.web.routes.blobs import blob_routes
+from node.web.routes.certificates import certificate_routes
 from node.web.routes.drafts import draft_routes
 from node.web.routes.images import image_routes
 from node.web.routes.jobs import job_routes
@@ -40,6 +41,7 @@ def make_app(control: Control, sessions: Sessions, images: Path | None = None) -
     for routes in (
         job_routes,
         image_routes,
+        certificate_routes,
         market_routes,
         money_routes,
         network_routes,

@@ -24,6 +24,7 @@ from node.app import run_node
 from node.config import Config, Selling, devnet_rules
 from node.control import Control
 from node.ports import Ports
+from tests.simulation.bench import SimBench
 from tests.simulation.chain import Blocks, SimChain
 from tests.simulation.devices import SimClock, SimDevices, SimEntropy
 from tests.simulation.escrow import Ledger
@@ -58,6 +59,7 @@ class Machine:
         self.journal = MemoryJournal()
         self.blobs = MemoryBlobs()
         self.logs = MemoryLogs()
+        self.bench = SimBench()
         self.sandbox = SimSandbox(self.world.clock.now, self.blobs)
 
     async def start(self) -> None:
@@ -80,6 +82,7 @@ class Machine:
             blobs=self.blobs,
             registry=self.world.registry,
             outside=SimOutside(),
+            bench=self.bench,
             logs=self.logs,
             journal=self.journal,
             signer=self.signer,

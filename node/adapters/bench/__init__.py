@@ -1,0 +1,1 @@
+"""Bench: measures this machine's units in processes of their own."""
