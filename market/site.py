@@ -134,11 +134,3 @@ def past_use(
 def seniority(one: Queued) -> tuple[float, bytes]:
     """Arrival, ties by id: the order that every policy falls back to."""
     return (one.arrived_at, one.demand_id)
-
-
-def held_by(running: Iterable[Running]) -> dict[bytes, int]:
-    """Units held now, by requester."""
-    held: dict[bytes, int] = {}
-    for one in running:
-        held[one.requester] = held.get(one.requester, 0) + one.unit_count
-    return held

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from market.backfill import backfill
 from market.preemption import victims
 from market.simulate.jobs import GRACE_S, Job
-from market.site import GROUP_UNITS, Policy, Queued, Running, Site, Usage, decayed, held_by
+from market.site import GROUP_UNITS, Policy, Queued, Running, Site, Usage, decayed
 from market.slots import choose_units
 from market.units import PPM, UnixTime
 
@@ -74,6 +74,7 @@ class _State:
     running: dict[int, Running] = field(default_factory=dict)
     began: dict[int, float] = field(default_factory=dict)
     usage: dict[bytes, Usage] = field(default_factory=dict)
+    held: dict[bytes, int] = field(default_factory=dict)  # units by requester
     first: dict[int, float] = field(default_factory=dict)
     finish: dict[int, float] = field(default_factory=dict)
     moves: dict[int, int] = field(default_factory=dict)
@@ -177,6 +178,8 @@ def _start(state: _State, job_id: int) -> None:
     ratio = job.estimate_s / job.duration_s
     left = state.left_s[job_id]
     state.taken |= units
+    who = job.requester.encode()
+    state.held[who] = state.held.get(who, 0) + job.units
     state.began[job_id] = state.now
     state.first.setdefault(job_id, state.now)
     state.running[job_id] = Running(
@@ -196,13 +199,14 @@ def _start(state: _State, job_id: int) -> None:
 def _stop(state: _State, job_id: int) -> None:
     one = state.running.pop(job_id)
     state.taken &= ~one.units
+    state.held[one.requester] -= one.unit_count
     requester = state.by_id[job_id].requester
     state.spans.append(Span(job_id, requester, one.units, state.began.pop(job_id), state.now))
 
 
 def _account(state: _State) -> None:
     """Carry every requester's decayed usage forward to now."""
-    held = held_by(state.running.values())
+    held = state.held
     for who in held:
         state.usage.setdefault(who, Usage(who, 0.0, UnixTime(state.now)))
     for who, usage in state.usage.items():

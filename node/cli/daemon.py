@@ -220,27 +220,17 @@ def to_sandbox(settings: Settings) -> OciSettings:
 def to_place(settings: Settings) -> Place:
     """Where the node lives, for `node.live`. Call `to_config` first: it says what is missing."""
     from node.adapters.devices.declared import Declared
-    from node.adapters.ethereum.settings import ChainConfig
     from node.adapters.registry.settings import Host, RegistrySettings
+    from node.cli.chain import chain_config
     from node.live import Place
 
-    assert settings.escrow is not None
-    assert settings.token is not None
     sold = settings.provider
     declared = None
     if sold is not None and sold.units:
         declared = tuple(Declared(g.count, g.name, g.ram_mib) for g in sold.units)
     return Place(
         data_dir=settings.data_dir,
-        chain=ChainConfig(
-            urls=settings.rpc,
-            chain_id=settings.chain_id,
-            escrow=settings.escrow,
-            token=settings.token,
-            confirmations=settings.confirmations,
-            explorer=settings.explorer,
-            first_block=settings.first_block,
-        ),
+        chain=chain_config(settings),
         listen=settings.listen,
         bootstrap=settings.bootstrap,
         password_file=settings.password_file,

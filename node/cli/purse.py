@@ -23,12 +23,11 @@ from market.units import format_money, parse_money
 from node.cli.options import Common
 from node.cli.output import say, write_facts, write_json, write_lines
 from node.cli.run import UnconfirmedError
-from node.cli.settings import Settings, SettingsError, config_path
+from node.cli.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from node.adapters.ethereum.pending import Call
     from node.adapters.ethereum.purse import Purse
-    from node.adapters.ethereum.settings import ChainConfig
 
 NOBODY: Final = bytes(20)
 COIN_DECIMALS: Final = 18
@@ -74,6 +73,7 @@ def carry_out(money: Money, common: Common, wishing: Wishing) -> int:
 
 async def _carry_out(money: Money, common: Common, wishing: Wishing) -> int:
     from node.adapters.ethereum.purse import open_purse
+    from node.cli.chain import chain_config
 
     settings = common.settings()
     config = chain_config(settings)
@@ -107,22 +107,6 @@ async def _carry_out(money: Money, common: Common, wishing: Wishing) -> int:
     explorer = settings.explorer.rstrip("/")
     write_lines([f"{explorer}/tx/{one}" if explorer else one for one in hashes])
     return 0
-
-
-def chain_config(settings: Settings) -> ChainConfig:
-    """Where the escrow is. Raises SettingsError for what the configuration lacks."""
-    from node.adapters.ethereum.settings import ChainConfig
-
-    for key in ("escrow", "token", "rpc", "chain_id"):
-        if not getattr(settings, key):
-            raise SettingsError(f"{key}: missing", hint=f"add it to {config_path()}")
-    assert settings.escrow is not None
-    assert settings.token is not None
-    return ChainConfig(
-        urls=settings.rpc, chain_id=settings.chain_id, escrow=settings.escrow,
-        token=settings.token, confirmations=settings.confirmations,
-        explorer=settings.explorer, first_block=settings.first_block,
-    )  # fmt: skip
 
 
 def amount_of(text: str, purse: Purse) -> int:
@@ -216,7 +200,7 @@ def _show_unsigned(wish: Wish, owner: bytes, settings: Settings, *, as_json: boo
         for step in wish.plan
     ]  # fmt: skip
     if as_json:
-        write_json({"unsigned": calls, "wish": wish.words, "typed_data": wish.typed})
+        write_json({"unsigned": calls, "wish": wish.words, "typed_data": _as_text(wish.typed)})
         return
     _show(wish, owner, settings)
     say(f"sign and send these {len(calls)} in order with the wallet; nothing was sent from here")
@@ -224,6 +208,17 @@ def _show_unsigned(wish: Wish, owner: bytes, settings: Settings, *, as_json: boo
         write_facts(dict(call))
     if wish.typed is not None:
         say("or sign the permit of --json (EIP-712) and call depositWithPermit")
+
+
+def _as_text(typed: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Numbers as decimal text: JavaScript would round what a token of 18 decimals counts."""
+    if typed is None:
+        return None
+    message = {
+        name: str(value) if isinstance(value, int) else value
+        for name, value in typed["message"].items()
+    }
+    return {**typed, "message": message}
 
 
 _REASONS: Final = {

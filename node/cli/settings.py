@@ -35,6 +35,10 @@ _CHAINS: Final = {
 }
 DRIVERS: Final = ("oci", "engine")
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?")
+# Where `./run deploy` puts the escrow of this version and the test token on every testnet; both
+# follow from the build and are checked against it by tests/unit/test_settings.py.
+TESTNET_ESCROW: Final = bytes.fromhex("e4664a34922d171ef479113a5b28c7cd94e49cfe")
+TESTNET_TOKEN: Final = bytes.fromhex("399d26d7501c95572ae59ffa3f3f80e67f4752da")
 POLICIES: Final = ("fcfs", "priority", "fair", "load", "cost", "latency")
 PLACEMENTS: Final = ("bestfit", "pack", "spread", "fgd")
 FILE_BYTES_MAX: Final = 64 * 1024
@@ -87,6 +91,7 @@ class Settings:
     decimals: int = 6
     confirmations: int = 1
     first_block: int = 0
+    max_fee_gwei: int = 200
     explorer: str = ""
     wallet: bytes | None = None
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
@@ -121,16 +126,18 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
     _known(raw, _TOP, "")
     network = _get(raw, "network", _one_of(NETWORKS), "devnet")
     chain_id, rpc = _CHAINS[network]
+    public = network in ("sepolia", "base-sepolia")
     return Settings(
         data_dir=_get(raw, "data_dir", _path, _default_data_dir()),
         network=network,
         rpc=_get(raw, "rpc", _texts, rpc),
         chain_id=_get(raw, "chain_id", _whole(1, 2**53), chain_id),
-        escrow=_get(raw, "escrow", _address, None),
-        token=_get(raw, "token", _address, None),
+        escrow=_get(raw, "escrow", _address, TESTNET_ESCROW if public else None),
+        token=_get(raw, "token", _address, TESTNET_TOKEN if public else None),
         decimals=_get(raw, "decimals", _whole(0, 18), 6),
         confirmations=_get(raw, "confirmations", _whole(1, 1000), 1 if network == "devnet" else 3),
         first_block=_get(raw, "first_block", _whole(0, 2**53), 0),
+        max_fee_gwei=_get(raw, "max_fee_gwei", _whole(1, 10**6), 200),
         explorer=_get(raw, "explorer", _url, ""),
         wallet=_get(raw, "wallet", _address, None),
         listen=_get(raw, "listen", _multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),

@@ -26,6 +26,7 @@ from market.simulate.placing import PlacingRun, run_placing
 from market.simulate.planners import planner
 from market.simulate.queueing import QueueRun, run_queue
 from market.simulate.rounds import ROUND_S, Knowledge, RoundRun, run_rounds
+from market.simulate.training import Mode
 from market.slots import SLOT_POLICIES
 from node.cli.simulated import print_figures, print_placings
 from node.cli.traces import load_churn, load_trace
@@ -139,8 +140,8 @@ def simulate(
         runs = _in_rounds(loaded, chosen, names, units, Knowledge(knowledge), said)
     else:
         runs = _in_a_queue(chosen, names, units, placement, deep=backfill, preempt=preempt)
-    how = f"in rounds of {ROUND_S:.0f} s, batch-size modes replayed" if in_rounds else ""
-    how = how or ("on units that come and go" if churn else "run to completion")
+    how = _in_words(loaded, knowledge) if in_rounds else "run to completion"
+    how = "on units that come and go" if churn else how
     title = f"{loaded.name}: {len(chosen)} jobs on {units} GPUs, {how}"
     figures = [
         of_rounds(name, run, chosen) if isinstance(run, RoundRun) else of_queue(name, run)
@@ -302,6 +303,13 @@ def _in_rounds(
             )
             for name in names
         }
+
+
+def _in_words(loaded: Trace, knowledge: str) -> str:
+    """What a replay in rounds replays, and what its scheduler knows: a reader must not guess."""
+    adaptive = any(one.training.mode is not Mode.STATIC for one in loaded.rounds)
+    modes = "batch-size modes replayed" if adaptive else "no batch-size modes in it"
+    return f"rounds of {ROUND_S:.0f} s, {modes}, durations known by {knowledge}"
 
 
 def _with_churn(

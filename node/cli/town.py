@@ -12,9 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -53,6 +53,7 @@ class Member:
     home: Path
     price_per_hour: str | None = None
     instance: str = "devnet"
+    extra: Mapping[str, str] = field(default_factory=dict)  # TOML for top, provider, and the end
     wallet: bytes = b""
     operator: bytes = b""
     process: subprocess.Popen[bytes] | None = None
@@ -120,18 +121,20 @@ class Member:
             f"bootstrap = [{listed}]",
             f'data_dir = "{self.data}"',
             'web = "127.0.0.1:0"',
+            self.extra.get("top", ""),
         ]
         if self.price_per_hour is not None:
             number = int(self.name.rpartition("-")[2])
             lines += [
-                "[provider]", f'price_per_hour = "{self.price_per_hour}"',
+                "[provider]", self.extra.get("provider", ""),
+                f'price_per_hour = "{self.price_per_hour}"',
                 'collateral_per_unit = "2.00"', 'geolocation = "local"', "cpu_cores = 1",
                 'cpu_ram = "1GB"', 'disk_space = "1GB"',
                 "[[provider.units]]", 'name = "CPU"', "count = 1", 'ram = "1GB"',
                 "[sandbox]", f'instance = "{self.instance}-{number}"',
                 f"uid_base = {300_000 + 65_536 * 4 * number}",
             ]  # fmt: skip
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, self.extra.get("end", "")]) + "\n"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from node.cli.purse import (
     Wish,
     amount_of,
     carry_out,
-    chain_config,
     keys_dir,
     operator_of,
     password,
@@ -262,6 +261,7 @@ def _ask_the_chain(settings: Settings) -> dict[str, Any]:
 
     from node.adapters.ethereum.purse import open_purse
     from node.adapters.keystore.wallet import address_of, find
+    from node.cli.chain import chain_config
 
     owner = settings.wallet
     if owner is None:

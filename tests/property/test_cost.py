@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from market.assignment import book_of
 from market.cost import expected_cost
 from market.reputation import PRIOR_PPM, Outcome, reliability_ppm
 from market.terms import Demand, Offer
@@ -15,6 +17,15 @@ from market.units import PPM
 from tests.property.strategies import NOW, demands, offers
 
 amounts = st.integers(0, 2**32 - 1)
+BETTER: dict[str, Callable[[int], int]] = {
+    "price_per_hour": lambda value: value * 9 // 10,
+    "reliability_ppm": lambda value: min(PPM, value + 30_000),
+    "dlperf_milli": lambda value: value * 2 if value < 2**31 else value,  # 0: never measured
+    "queue_wait_s": lambda value: value // 2,
+    "start_up_ms": lambda value: value // 2,
+    "inet_down_kbps": lambda value: value * 2,
+    "inet_up_kbps": lambda value: value * 2,
+}
 
 
 def total(demand: Demand, offer: Offer, rtt_us: int | None = None) -> int:
@@ -32,6 +43,38 @@ def test_cheaper_is_never_worse(demand: Demand, offer: Offer, a: int, b: int) ->
 def test_nearer_is_never_worse(demand: Demand, offer: Offer, a: int, b: int) -> None:
     low, high = sorted((a, b))
     assert total(demand, offer, low) <= total(demand, offer, high)
+
+
+@given(demands, offers(), st.integers(0, 100), st.integers(0, 100))
+def test_nearer_by_coordinates_is_never_worse(demand: Demand, offer: Offer, a: int, b: int) -> None:
+    """The same direction, at two distances."""
+    here = replace(demand.coordinate, error_ppm=100_000)
+    demand = replace(demand, coordinate=here)
+
+    def at(percent: int) -> Offer:
+        x = here.x_us + (offer.coordinate.x_us - here.x_us) * percent // 100
+        y = here.y_us + (offer.coordinate.y_us - here.y_us) * percent // 100
+        place = replace(offer.coordinate, x_us=x, y_us=y, error_ppm=100_000)
+        return replace(offer, coordinate=place)
+
+    low, high = sorted((a, b))
+    assert total(demand, at(low)) <= total(demand, at(high)) + 1
+
+
+@settings(max_examples=50)
+@given(demands, st.lists(offers(), min_size=2, max_size=12), st.sampled_from(sorted(BETTER)))
+def test_a_better_offer_never_ranks_worse(demand: Demand, said: list[Offer], name: str) -> None:
+    """The place in the book's own ranking, before and after one offer got better in one thing."""
+    live = list({(offer.peer, offer.offer_id): offer for offer in said}.values())
+    better = replace(live[0], **{name: BETTER[name](getattr(live[0], name))})
+
+    def place(first: Offer) -> float:
+        ranked = book_of([first, *live[1:]], NOW).top(demand, len(live), NOW)
+        keys = [(one.offer.peer, one.offer.offer_id) for one in ranked]
+        own = (first.peer, first.offer_id)
+        return keys.index(own) if own in keys else float("inf")
+
+    assert place(better) <= place(live[0])
 
 
 @given(demands, offers(), amounts, amounts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
@@ -16,12 +15,11 @@ from typing import Any
 
 import trio
 
-from node.adapters.ethereum.devnet import Devnet, run_devnet
-from node.adapters.ethereum.rpc import Rpc
 from node.adapters.oci.base_image import build_base_image
-from scripts.demo import ROOT, Node, _toml, fund, scrub, until_offers, until_ready
+from node.cli.town import Member, open_town
 from tests.adapters.registry.server import Registry
 
+ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
 
 
@@ -30,12 +28,11 @@ class Stage:
     """Everything that is up."""
 
     home: Path
-    devnet: Devnet
     registry: Registry
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, Member] = field(default_factory=dict)
 
     @property
-    def requester(self) -> Node:
+    def requester(self) -> Member:
         return self.nodes["requester"]
 
     def souk(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -104,34 +101,20 @@ def fill(registry: Registry, archive: Path, name: str) -> bytes:
 async def open_stage(
     home: Path, registry: Registry, providers: int, extra: dict[str, str]
 ) -> AsyncIterator[Stage]:
-    """Providers one to n and a requester, all in contact; whatever happens, all is removed.
-
-    `extra` is TOML by the table it belongs to: `top`, `provider` or `end`.
-    """
+    """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
-    names = [f"provider-{number}" for number in range(1, providers + 1)] + ["requester"]
-    async with run_devnet() as devnet, Rpc((devnet.url,)) as rpc:
-        stage = Stage(home, devnet, registry, {name: Node(name, home / name) for name in names})
-        try:
-            bootstrap = ""
-            for index, (name, node) in enumerate(stage.nodes.items()):
-                (node.home / "data").mkdir(parents=True)
-                sells = name != "requester"
-                await fund(node, devnet, rpc, index + 1, provider=sells)
-                text = _toml(node, devnet, bootstrap, "18.00" if sells else None)
-                text = text.replace("/sandbox", "/sandbox").replace("demo-", f"svc{os.getpid()}-")
-                text = text.replace("[provider]", f"[provider]\n{extra.get('provider', '')}")
-                node.config.write_text(f"{text}\n{extra.get('end', '')}\n")
-                node.start()
-                status = await until_ready(node)
-                bootstrap = bootstrap or f'"{status["addresses"][0]}"'
-            await until_offers(stage.requester, providers)
-            yield stage
-        finally:
-            with trio.CancelScope(shield=True):
-                for node in stage.nodes.values():
-                    await trio.to_thread.run_sync(node.kill, signal.SIGTERM)
-                await scrub([node for node in stage.nodes.values() if node.config.exists()])
+    sells = [
+        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra)
+        for n in range(1, providers + 1)
+    ]
+    buys = Member("requester", home / "requester", extra={"end": extra.get("end", "")})
+    async with open_town([*sells, buys], lambda _: None) as town:
+        stage = Stage(home, registry, {one.name: one for one in town.members})
+        async with buys.client() as client:
+            with trio.fail_after(PATIENCE_S):
+                while len((await client.get("/api/offers")).json()) < providers:
+                    await trio.sleep(0.2)
+        yield stage
 
 
 def _image(home: Path, registry: Registry) -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from node import config as rules
 from node.adapters.devices.declared import Declared
+from node.adapters.ethereum import deployment
 from node.cli.daemon import to_place
 from node.cli.selling import UnitGroup
 from node.cli.settings import SettingsError, load, to_config
@@ -96,6 +97,16 @@ def test_a_testnet_has_a_testnets_clocks(tmp_path: Path) -> None:
     settings = load(written(tmp_path, WHOLE), {"network": "base-sepolia"})
     assert to_config(settings, 6).rules == rules.testnet_rules()
     assert settings.confirmations == 3
+
+
+@pytest.mark.parametrize("network", ["sepolia", "base-sepolia"])
+def test_a_testnet_knows_where_this_version_stands(tmp_path: Path, network: str) -> None:
+    settings = load(written(tmp_path, f'network = "{network}"\n'))
+    assert settings.escrow == deployment.NETWORKS[network].escrow, "the build has changed"
+    assert settings.token == deployment.token_address()
+    assert settings.chain_id == deployment.NETWORKS[network].chain_id
+    other = load(written(tmp_path, f'network = "{network}"\nescrow = "0x{"11" * 20}"\n'))
+    assert other.escrow == b"\x11" * 20
 
 
 def test_nothing_need_be_written_for_asking_a_node(

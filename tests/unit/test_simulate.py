@@ -278,6 +278,8 @@ def test_the_command_reads_files_and_draws(
     capsys.readouterr()
     simulate(tmp_path / "pods.csv", policy=["fgd", "spread"], as_json=True)
     assert [one["policy"] for one in json.loads(capsys.readouterr().out)] == ["fgd", "spread"]
+    simulate(tmp_path / "pods.csv", policy=["fgd"], as_json=True, plot=tmp_path / "c.svg")
+    assert b"near saturation" in (tmp_path / "c.svg").read_bytes()
 
 
 def test_the_command_says_what_to_do(tmp_path: Path) -> None:
@@ -298,6 +300,75 @@ def test_the_command_says_what_to_do(tmp_path: Path) -> None:
         simulate(tmp_path / "a.trace")
     with pytest.raises(SpecError, match="no picture"):
         simulate(jobs=5, policy=["fcfs"], plot=tmp_path / "a.doc", as_json=True)
+
+
+def test_units_that_come_and_go_have_a_row_for_each_rule(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "churn.csv"
+    log.write_text("".join(f"{n * 900_000},{w},n{n % 4}\n" for n, w in enumerate(["add"] * 4)) + (
+        "4000000,remove,n0\n5000000,remove,n1\n5600000,add,n0\n9000000,add,n1\n"
+    ))  # fmt: skip
+    simulate(churn=log, jobs=15, units=4, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [one["policy"] for one in found] == [
+        "restart",
+        "recover",
+        "better",
+        "uniform",
+        "reliable",
+    ]
+    assert found[0]["lost_gpu_h"] > 0 == found[-1]["lost_gpu_h"]
+    rules = ["uniform,reliable"]
+    picture = tmp_path / "a.png"
+    simulate(churn=log, reallocation=rules, policy=["cost,fcfs"], jobs=9, units=4, plot=picture)
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("cost uniform", "fcfs reliable", "lost GPU-h", "failed"))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SpecError, match="no reallocation is called"):
+        simulate(churn=log, reallocation=["hope"])
+    with pytest.raises(SpecError, match="come and go"):
+        simulate(reallocation=["recover"])
+    with pytest.raises(SpecError, match="no job ends with reliable"):
+        simulate(churn=log, reallocation=["reliable"], reliable=0, jobs=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (SHOCKWAVE.replace("\t5\n", "\tnan\n"), "line 1 of the trace: 'nan' is not a number"),
+        (SHOCKWAVE.replace("6000", "-6"), "line 1 of the trace: '-6' is not a whole number"),
+        (SHOCKWAVE.replace("6000", "9" * 12), "epochs, at most"),
+        (SHOCKWAVE.replace("LM", "GPT"), "line 1 of the trace: no throughput is known of"),
+        (GAVEL.replace("7.5", "inf"), "line 1 of the trace: 'inf' is not a number"),
+        (GAVEL.replace("size 10", "size 0"), "line 1 of the trace: '0' is not a whole"),
+        (PHILLY.replace("66.0,2", "1e99,2"), "line 2 of the trace: '1e99' is not a number"),
+        (PHILLY.replace(",num_gpus", ",gpus"), "lacks the columns num_gpus"),
+        (PHILLY.strip() + ",x\n", "line 2 of the file has too few or too many"),
+        (OPENB.replace("1,460", "1,4600"), "'4600' is not a whole number from 1 to 1000"),
+        ("\n", "the trace is empty"),
+        (PHILLY.partition("\n")[0], "no job with a GPU"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path: Path, text: str, why: str) -> None:
+    table = {
+        "v100": {f"('LM (batch size {b})', {n})": {"null": r} for (_, b, n), r in RATES.items()}
+    }
+    (tmp_path / "throughputs.json").write_text(json.dumps(table))
+    (tmp_path / "a.trace").write_text(text)
+    with pytest.raises(SpecError, match=why):
+        simulate(tmp_path / "a.trace", policy=["fcfs"])
+
+
+def test_files_that_are_no_traces(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="is a directory"):
+        load_trace(tmp_path)
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(PHILLY.encode() * 50)[:40])
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_trace(tmp_path / "cut.gz")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01" * 9)
+    with pytest.raises(SpecError, match="is not text"):
+        load_trace(tmp_path / "binary")
 
 
 def published(name: str) -> Path:

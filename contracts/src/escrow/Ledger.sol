@@ -41,9 +41,9 @@ abstract contract Ledger is Preset {
     /// @dev Both at once, for the end of an agreement. Checked like two additions of uint128.
     function _addBoth(address token, address account, uint256 free, uint256 staked) internal {
         Account storage balances = _accounts[token][account];
-        uint128 more = (balances.free + free).toUint128();
-        balances.stake = (balances.stake + staked).toUint128();
-        balances.free = more;
+        uint128 newFree = SafeCast.toUint128(balances.free + free);
+        uint128 newStake = SafeCast.toUint128(balances.stake + staked);
+        (balances.free, balances.stake) = (newFree, newStake);
     }
 
     function _takeFree(address token, address account, uint256 amount) internal {

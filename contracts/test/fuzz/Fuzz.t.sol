@@ -3,6 +3,7 @@ pragma solidity 0.8.30;
 
 import {IEscrowEvents} from "../../src/IEscrowEvents.sol";
 import {IEscrowTypes} from "../../src/IEscrowTypes.sol";
+import {Arithmetic} from "../../src/escrow/Arithmetic.sol";
 import {Base} from "../Base.t.sol";
 
 contract FuzzTest is Base {
@@ -15,6 +16,20 @@ contract FuzzTest is Base {
             ++count;
         }
         assertEq(escrow.accrued(terms, seconds_), uint256(price) * count * uint256(seconds_) / 3600);
+    }
+
+    function testFuzz_share_NeverMoreThanTheWhole(uint96 amount, uint16 bps) public pure {
+        bps = uint16(bound(bps, 0, 10_000));
+        assertLe(uint256(amount) * bps, uint256(amount) * 10_000);
+        assertLe(Arithmetic.share(amount, bps), amount);
+        assertEq(Arithmetic.share(amount, 10_000), amount);
+    }
+
+    function testFuzz_popcount_CountsEveryBit(uint256 x, uint8 bit) public pure {
+        x &= ~(1 << bit);
+        assertEq(Arithmetic.popcount(x | (1 << bit)), Arithmetic.popcount(x) + 1);
+        assertEq(Arithmetic.popcount(type(uint256).max), 256);
+        assertEq(Arithmetic.popcount(0), 0);
     }
 
     /// @dev Whatever the vouchers and their order, the provider has the best payable one, and the

@@ -3,28 +3,10 @@ pragma solidity 0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 
-import {Arithmetic} from "../../src/escrow/Arithmetic.sol";
-
-/// @notice The money's arithmetic for every input there is: halmos proves check_* (tools/analyse.sh),
-/// forge fuzzes them as tests. Each assumes what the contract's types and guards give.
+/// @notice The money's arithmetic for every input there is: halmos proves check_* (tools/analyse.sh).
+/// Each assumes what the contract's types and guards give. Products of two unknowns time out in every
+/// solver, so what Arithmetic multiplies is fuzzed (Fuzz.t.sol), and lemmas here start after it.
 contract MoneySymbolic is Test {
-    /// @dev A share is never more than the whole, in three steps, because a solver does not multiply
-    /// two unknowns: the product grows with the share, the division keeps the order, and together
-    /// they are Arithmetic.share.
-    function check_share_ProductGrows(uint96 amount, uint16 bps) public pure {
-        if (bps > 10_000) return;
-        assert(uint256(amount) * bps <= uint256(amount) * 10_000);
-    }
-
-    function check_share_DivisionKeepsTheOrder(uint96 amount, uint128 product) public pure {
-        if (product > uint256(amount) * 10_000) return;
-        assert(product / Arithmetic.BPS <= amount);
-    }
-
-    function check_share_IsThatDivision(uint96 amount, uint16 bps) public pure {
-        assert(Arithmetic.share(amount, bps) == uint256(amount) * bps / 10_000);
-    }
-
     /// @dev _closeSlashed: with shares no more than their wholes, the collateral splits to the unit.
     function check_slash_SplitConserves(uint96 collateral, uint96 slashed, uint96 toVictim)
         public

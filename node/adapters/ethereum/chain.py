@@ -44,6 +44,7 @@ log = structlog.get_logger("chain")
 
 NO_BLOCK_S: Final = 120.0  # ten slots of Ethereum without a block: something is wrong
 UNMINED_S: Final = 60.0
+LONG_CHAIN_BLOCKS: Final = 10_000  # reading less than that from the start takes a moment
 
 
 class EthereumChain:
@@ -140,9 +141,20 @@ class EthereumChain:
         """
         self._info = await self._views.check()
         await self._check_genesis()
+        await self._find_first_block()
         info = self._info
         known = [info.symbol, info.decimals, info.window_min_s, info.claim_window_min_s]
         await self._outbox.remember(_name(self._config), json.dumps(known).encode())
+
+    async def _find_first_block(self) -> None:
+        """Where to begin to read, if nobody said so."""
+        if self._config.first_block or (await self._rpc.head()).number < LONG_CHAIN_BLOCKS:
+            return
+        name = f"first {self._config.chain_id} {self._config.escrow.hex()}"
+        known = await self._outbox.recall(name)
+        first = int(known) if known else await self._views.deployed_at()
+        await self._outbox.remember(name, str(first).encode())
+        self._history.first_block = self._follower.first_block = first
 
     async def _check_genesis(self) -> None:
         """A local chain may be started anew under its old id: what was signed for it is void."""

@@ -41,12 +41,14 @@ class Endpoint:
         self.failures, self.trouble, self.rests_until = 0, "", 0.0
 
     def fails(self, now: float, trouble: str) -> None:
-        """It did not; leave it alone for a while."""
+        """It did not; leave it alone for a while. Many questions at once fail once."""
+        self.checked = False  # another chain may run there when it is back
+        if self.rests_until > now:
+            return
         self.failures += 1
         self.failed += 1
         rest_s = min(REST_MIN_S * 2 ** min(self.failures - 1, 10), REST_MAX_S)
         self.rests_until, self.trouble = now + rest_s, trouble
-        self.checked = False  # another chain may run there when it is back
 
     def asks_for_rest(self, now: float, seconds: float | None) -> None:
         """It limits how often it is asked, and may say for how long."""

@@ -81,7 +81,7 @@ class Follower:
         self._reader = reader
         self._confirmations = confirmations
         self._poll_s = poll_s
-        self._first_block = first_block
+        self.first_block = first_block
         self._still_s = still_s
         self.head: Header | None = None  # the newest block ever seen
         self.seen_at = 0.0  # Unix time of when it was
@@ -91,7 +91,7 @@ class Follower:
 
     async def batches(self, after_block: int) -> AsyncIterator[Batch]:
         """For ever, over any outage; `trouble` says what it waits for meanwhile."""
-        told = max(after_block, self._first_block - 1, 0)
+        told = max(after_block, self.first_block - 1, 0)
         state = _State(told, trio.current_time())
         pause_s = self._poll_s
         while True:

@@ -34,7 +34,7 @@ class History:
     def __init__(self, reader: LogReader, first_block: int) -> None:
         """`first_block` is where the contract was deployed, or before."""
         self._reader = reader
-        self._first_block = first_block
+        self.first_block = first_block
         self._books: dict[bytes, _Book] = {}
         self._one_at_a_time = trio.Lock()
 
@@ -45,7 +45,7 @@ class History:
             if book is None:
                 while len(self._books) >= WALLETS_MAX:
                     del self._books[next(iter(self._books))]
-                book = self._books[wallet] = _Book(self._first_block - 1)
+                book = self._books[wallet] = _Book(self.first_block - 1)
             deep = head - KEPT_BLOCKS
             while book.until < deep:
                 until = min(deep, book.until + 10 * self._reader.span)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from market.errors import ChainError
 from node.adapters.ethereum.history import History
@@ -20,6 +21,8 @@ from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.ethereum.views import Views
 from node.adapters.ethereum.wallet import Wallet
 from node.ports import Account, ChainInfo
+
+LONG_CHAIN_BLOCKS: Final = 10_000  # reading less than that from the start takes a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ async def open_purse(config: ChainConfig, key: bytes | None) -> AsyncIterator[Pu
         history = History(LogReader(rpc, config.escrow), config.first_block)
         views = Views(config, rpc, history)
         info = await views.check()
+        if not config.first_block and (await rpc.head()).number >= LONG_CHAIN_BLOCKS:
+            history.first_block = await views.deployed_at()
         wallet = None
         if key is not None:
             wallet = Wallet(

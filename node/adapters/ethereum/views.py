@@ -64,6 +64,22 @@ class Views:
         allowance, expiry = await view(escrow.authorisation(owner, key, token), head.number)
         return int(min(free, allowance)) if expiry >= head.at_s else 0
 
+    async def deployed_at(self) -> int:
+        """The block in which the escrow came into being, by halving; 0 if the endpoint forgets.
+
+        Only worth it on a long chain: logs before it need not be read.
+        """
+        escrow = AsyncWeb3.to_checksum_address(self._config.escrow)
+        low, high = 0, (await self._rpc.head()).number
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                code = await self._rpc.ask("eth_getCode", escrow, hex(middle), read=raw)
+            except RpcError:  # no archive
+                return 0
+            low, high = (low, middle) if code else (middle + 1, high)
+        return low
+
     async def burned(self) -> int:
         """What was slashed and given to nobody."""
         token = AsyncWeb3.to_checksum_address(self._config.token)

@@ -17,9 +17,11 @@ from market.escrow import Opened, RequesterClose
 from node.adapters.ethereum.answers import number
 from node.adapters.ethereum.chain import open_chain
 from node.adapters.ethereum.follower import Batch, Follower
+from node.adapters.ethereum.history import History
 from node.adapters.ethereum.logs import LogReader
 from node.adapters.ethereum.outbox import Transaction
 from node.adapters.ethereum.rpc import Rpc
+from node.adapters.ethereum.views import Views
 from tests import samples
 from tests.adapters.contract_chain import ChainWorld
 from tests.adapters.contract_chain import told as facts_told
@@ -328,3 +330,24 @@ async def test_a_chain_started_anew_gets_none_of_the_old_transactions(
         await chain._outbox.put(Transaction(0, b"\x02" * 32, b"raw", b"", "0x", 0, 1, 1, 1))
     async with open_chain(chosen, SIGNERS[0].operator_key) as chain:
         assert await chain._outbox.load() == ()
+
+
+async def test_where_the_contract_began_is_found(stage: Stage, rpc: Rpc, proxy: Proxy) -> None:
+    await mine(rpc, 7)
+    found = await _views(stage, rpc).deployed_at()
+    escrow = "0x" + stage.devnet.escrow.hex()
+    assert await rpc.ask("eth_getCode", escrow, hex(found)) != "0x"
+    assert await rpc.ask("eth_getCode", escrow, hex(found - 1)) == "0x"
+
+    async def forgets(call: Call, forward: Forward) -> Reply | None:
+        if call["method"] == "eth_getCode":
+            return error(call, -32000, "missing trie node")
+        return None
+
+    proxy.rules.append(forgets)
+    async with Rpc((proxy.url,)) as own:
+        assert await _views(stage, own).deployed_at() == 0
+
+
+def _views(stage: Stage, rpc: Rpc) -> Views:
+    return Views(stage.config, rpc, History(LogReader(rpc, stage.devnet.escrow), 0))

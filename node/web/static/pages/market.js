@@ -96,7 +96,7 @@ export default function Market() {
       <${Tile} name=${filters.length ? 'Cheapest match' : 'Cheapest'}>${prices.length ? html`${price(prices[0])} <small>${token}/h</small>` : '–'}<//>
     <//>
     <div class="stack">
-      <div class="two">
+      <div class="two" key="filters">
         <${Filters} all=${all} query=${query} set=${set} any=${filters.length > 0} />
         <${Panel} title=${`Prices of ${query.get('gpu') || 'all GPUs'}`} side=${query.get('max') && html`<button class="plain tiny" onClick=${() => set({ max: '' })}>Lift the cap</button>`}>
           <${Histogram} prices=${inClass} cap=${Number(query.get('max')) || null} label="Prices" onCap=${(value) => set({ max: Number(value.toPrecision(3)) })} />
