@@ -145,7 +145,6 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: self.job.demand is not None)
     @rule()
     def chooses(self) -> None:
-        assert self.job.demand is not None
         members = []
         for rank in range(self.nodes):
             self.made += 1
@@ -176,15 +175,31 @@ class Walk(RuleBasedStateMachine):
         )  # fmt: skip
         self.look()
 
+    @rule(coming=st.booleans())
+    def all_is_well(self, coming: bool) -> None:
+        """Everything it runs under works; what it moves to, perhaps."""
+        for key in (*self.job.gang, *(self.job.next_gang if coming else ())):
+            before = self.known[key]
+            if before.phase not in ENDS and not is_off(before):
+                self.known[key] = running_requester(
+                    id=key, peer=key, rank=before.rank, num_nodes=before.num_nodes
+                )
+        self.look()
+
+    @rule(reason=st.sampled_from([r for r in Reason if r is not Reason.LOST]))
+    def begins_to_move(self, reason: Reason) -> None:
+        self.all_is_well(False)
+        self.tell(MoveWanted(reason))
+        self.now += 60  # no checkpoint comes: it is waited for no longer
+        self.asks()
+        if self.job.demand is not None:
+            self.chooses()
+
     @rule()
     def look(self) -> None:
         present = [self.known[k] for k in (*self.job.gang, *self.job.next_gang) if k in self.known]
         if present:
             self.tell(Moved(tuple(present)))
-
-    @rule(reason=st.sampled_from([r for r in Reason if r is not Reason.LOST]))
-    def would_rather_be_elsewhere(self, reason: Reason) -> None:
-        self.tell(MoveWanted(reason))
 
     @rule(more_s=st.sampled_from((0, 60, 10**9)))
     def lengthened(self, more_s: int) -> None:
