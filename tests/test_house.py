@@ -81,7 +81,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("node.jobtext",),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
-    ("node.holdings", "node.tunnels", "node.tunnels.splice"),
+    ("node.holdings", "node.machine", "node.tunnels", "node.tunnels.splice"),
     ("node.tunnels.connect",),
     ("node.tunnels.accept", "node.tunnels.execute"),
     ("node.tunnels.dial", "node.tunnels.enter"),
