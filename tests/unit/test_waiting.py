@@ -21,12 +21,12 @@ def desk(health: ChainHealth, waiting: str) -> NetworkDesk:
 
 
 def test_nothing_keeps_it_waiting() -> None:
-    assert desk(ChainHealth(7, 999, "", UnixTime(0)), "")._waiting_for() == ""
+    assert desk(ChainHealth(7, 999, "", UnixTime(0)), "").waiting_for() == ""
 
 
 def test_the_chain_comes_first_with_how_long() -> None:
     down = ChainHealth(7, 999, "node.example: cannot be reached", UnixTime(810.0))
     expected = "chain: node.example: cannot be reached (for 3m 10s)"
-    assert desk(down, "")._waiting_for() == expected
+    assert desk(down, "").waiting_for() == expected
     both = f"{expected}; offers: none was heard yet"
-    assert desk(down, "offers: none was heard yet")._waiting_for() == both
+    assert desk(down, "offers: none was heard yet").waiting_for() == both
