@@ -274,7 +274,7 @@ def batches() -> Iterator[Row]:
 
 
 def fought_over() -> Iterator[Row]:
-    """500 demands for one model of 2,000 offers: all list the same ones, and nearly all are used."""
+    """500 demands for one model of 2,000 offers: all list the same, and nearly all are used."""
     random = Random(3)
     book = book_of((samples.offer(n, random) for n in range(2000)), samples.NOW)
     wanted = (Accelerator("RTX 4090", 1),)
