@@ -148,6 +148,8 @@ class ContainerSandbox:
         if not argv or any("\0" in word for word in argv):
             raise SandboxError("there is no program to execute", hint="name one, like: sh")
         plan = await thread(self._plan_of_running, paths)
+        if terminal is not None:
+            plan = replace(plan, envs={"TERM": "xterm-256color", **plan.envs})
         async with self._runtime.execute(paths, plan, argv, terminal) as execution:
             yield execution
 
