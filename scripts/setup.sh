@@ -277,6 +277,37 @@ anvil_install() {
     npm install --prefix "$TOOLS/anvil" --no-save --ignore-scripts --no-audit --no-fund
 }
 
+# ---- browser: chromium and axe-core, for the tests of the web view ---------------------------------
+
+browser_title="chromium and axe-core for the web view's tests"
+browser_hint="Install chromium by hand (Debian: apt-get install chromium), then run the same command again."
+
+find_chromium() {
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null ||
+        command -v google-chrome >/dev/null
+}
+
+# Without root the rest is still worth running: the suite skips, and says why.
+browser_ready() {
+    if ! find_chromium && ! can_install_packages; then
+        if [ "${CI:-}" = true ]; then
+            die "chromium is missing and CI=true; install it as root: apt-get install chromium"
+        fi
+        say "run: going on without chromium; to test the web view, install it as root"
+        return 0
+    fi
+    find_chromium && cmp -s scripts/pins/axe/package-lock.json "$TOOLS/axe/.lock"
+}
+
+browser_install() {
+    find_chromium || install_packages chromium
+    need_npm
+    mkdir -p "$TOOLS/axe"
+    cp scripts/pins/axe/package.json scripts/pins/axe/package-lock.json "$TOOLS/axe/"
+    npm install --prefix "$TOOLS/axe" --no-save --ignore-scripts --no-audit --no-fund
+    cp scripts/pins/axe/package-lock.json "$TOOLS/axe/.lock"
+}
+
 # ---- contracts: forge, solc and the libraries of contracts/package.json --------------------------
 
 contracts_title="Solidity toolchain (contracts/node_modules)"

@@ -53,6 +53,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "status": ("node.cli.reports:status", "Show the node."),
         "doctor": ("node.cli.wellbeing:doctor", "Look over all of it; say what to fix."),
         "completion": ("node.cli.schema:completion", "Print a shell's completions."),
+        "dashboard": ("node.cli.dashboard:dashboard", "Say where the web view is; open it."),
         "peers": ("node.cli.reports:peers", "List who is connected."),
         "service": ("node.cli.unit:service", "Run the node under systemd."),
         "image": ("node.cli.image:image", "Build images for jobs."),

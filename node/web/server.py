@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ from node.web.sessions import Sessions
 
 if TYPE_CHECKING:
     from node.control import Control
+    from node.ports import Entropy
 
 SEND_STALL_S: Final = 5.0  # a reader on this machine that takes nothing for so long is stuck
 SOCKET_PATH_BYTES_MAX: Final = 107  # sockaddr_un of Linux
@@ -92,7 +94,7 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             if tcp is not None and remote is not None:
-                token = control.ports.entropy.token(16).hex()
+                token = _kept_token(socket_path.with_name("web.token"), control.ports.entropy)
                 host, port = tcp[0], remote.getsockname()[1]
                 door = Door(
                     hosts=frozenset(_names(host, port, guests.hosts)),
@@ -203,6 +205,21 @@ def _listen_unix(path: Path) -> socket.socket:
         os.umask(mask)
     listening.listen(BACKLOG)
     return listening
+
+
+def _kept_token(path: Path, entropy: Entropy) -> str:
+    """The operator's token, drawn once: a page that is open goes on after the node's restart."""
+    try:
+        found = path.read_text().strip()
+        if re.fullmatch(r"[0-9a-f]{32}", found) and not path.stat().st_mode & 0o077:
+            return found
+    except (OSError, UnicodeDecodeError):
+        pass
+    token = entropy.token(16).hex()
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(token)
+    return token
 
 
 def _forget(path: Path) -> None:

@@ -10,6 +10,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,19 +20,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import httpx
 import trio
 
+from market.errors import MarketError
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
 from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
 from node.adapters.ethereum.rpc import Rpc
 from node.adapters.keystore.signer import load_or_create
+from node.adapters.libp2p.identity import peer_id
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.driver import OciSandbox
 from node.cli.daemon import to_place
 from node.cli.settings import load
+from node.client.http import Node as Client
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +53,7 @@ class Node:
     key: bytes
     wallet: bytes = b""
     operator: bytes = b""
+    key_of_peer: bytes = b""
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
     port: int = 0
@@ -60,26 +65,31 @@ class Node:
 
     def ask(self, path: str) -> Any:
         """Over its socket, as the CLI does."""
-        transport = httpx.HTTPTransport(uds=str(self.home / "data" / "node.sock"))
-        with httpx.Client(transport=transport, base_url="http://node", timeout=10) as client:
-            return client.get(path).json()
+        return Client(self.home / "data" / "node.sock").get(path)
 
-    def start(self) -> None:
-        """Start the process and wait until it answers."""
+    def start(self, *, same_port: bool = False) -> None:
+        """Start the process; see `wait`."""
+        if same_port:
+            text = self.config.read_text()
+            self.config.write_text(text.replace('"127.0.0.1:0"', f'"127.0.0.1:{self.port}"'))
         with (self.home / "node.log").open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "node.cli.main", "up", "--config", str(self.config)],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 start_new_session=True, preexec_fn=_dies_with_parent,
             )  # fmt: skip
+
+    def wait(self) -> Node:
+        """Until it answers."""
+        assert self.process is not None
         deadline = time.monotonic() + READY_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(MarketError):
                 status = self.ask("/api/status")
                 if status.get("url"):
                     self.url, self.peer = status["url"], status["peer"]
-                    self.port = httpx.URL(self.url).port or 0
-                    return
+                    self.port = urlsplit(self.url).port or 0
+                    return self
             time.sleep(0.2)
         raise AssertionError(f"{self.name}: {(self.home / 'node.log').read_text()[-2000:]}")
 
@@ -117,11 +127,14 @@ class World:
         if self._failure is not None:
             self.stop()
             raise self._failure
-        bootstrap = ""
+        first, port = self.nodes[0], _free_port()
+        address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(first.key_of_peer)}"
         for node, sold in zip(self.nodes, ("18.00", "21.60", None), strict=True):
-            node.config.write_text(_toml(node, self.devnet, bootstrap, sold))
+            listen, known = (port, "") if node is first else (0, f'"{address}"')
+            node.config.write_text(_toml(node, self.devnet, listen, known, sold))
             node.start()
-            bootstrap = bootstrap or f'"{node.ask("/api/status")["addresses"][0]}"'
+        for node in self.nodes:
+            node.wait()
         deadline = time.monotonic() + READY_S
         while len(self.requester.ask("/api/offers")) < 2:
             assert time.monotonic() < deadline, "two offers are heard"
@@ -134,6 +147,9 @@ class World:
 
     def stop(self) -> None:
         """End all of it."""
+        for node in self.nodes:
+            if node.process is not None:
+                node.process.send_signal(signal.SIGTERM)
         for node in self.nodes:
             node.kill(signal.SIGTERM)
         try:
@@ -180,6 +196,7 @@ class World:
         signer = load_or_create(node.home / "data" / "keys")
         wallet = self.devnet.wallet(rpc, index + 1)
         node.wallet, node.operator = wallet.address, signer.operator
+        node.key_of_peer = signer.peer
         await wallet.mint(wallet.address, MINTED * MILLION)
         await wallet.send_gas(signer.operator, 10**18)
         if index < 2 or ready:
@@ -199,7 +216,14 @@ class World:
                 await sandbox.scrub(work)
 
 
-def _toml(node: Node, devnet: Devnet | None, bootstrap: str, price: str | None) -> str:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _toml(node: Node, devnet: Devnet | None, port: int, bootstrap: str, price: str | None) -> str:
     assert devnet is not None
     lines = [
         'network = "devnet"',
@@ -208,7 +232,7 @@ def _toml(node: Node, devnet: Devnet | None, bootstrap: str, price: str | None) 
         f'escrow = "0x{devnet.escrow.hex()}"',
         f'token = "0x{devnet.token.hex()}"',
         f'wallet = "0x{node.wallet.hex()}"',
-        'listen = ["/ip4/127.0.0.1/tcp/0"]',
+        f'listen = ["/ip4/127.0.0.1/tcp/{port}"]',
         f"bootstrap = [{bootstrap}]",
         f'data_dir = "{node.home / "data"}"',
         f'web = "127.0.0.1:{node.port}"',

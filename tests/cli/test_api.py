@@ -16,7 +16,7 @@ import trio
 
 from market.errors import RefusedError, SpecError
 from node.control import Control
-from node.web.server import Serving, serve
+from node.web.server import Guests, Serving, serve
 from tests.cli.stub_node import RESULT, Desk
 
 # httpx leaves generators to the garbage collector when an answer comes before the body's end.
@@ -24,11 +24,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator 'http:ResourceWa
 
 
 @asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[tuple[Serving, Desk]]:
+async def serving(
+    folder: Path,
+    guests: Guests = Guests(),  # noqa: B008  # frozen
+) -> AsyncIterator[tuple[Serving, Desk]]:
     desk = Desk()
     start = partial(
-        serve, cast(Control, desk), socket_path=folder / "node.sock", tcp=("127.0.0.1", 0)
-    )
+        serve, cast(Control, desk), socket_path=folder / "node.sock", tcp=("127.0.0.1", 0),
+        guests=guests,
+    )  # fmt: skip
     async with trio.open_nursery() as nursery:
         yield await nursery.start(start), desk
         nursery.cancel_scope.cancel()

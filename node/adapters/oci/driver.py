@@ -148,6 +148,8 @@ class ContainerSandbox:
         if not argv or any("\0" in word for word in argv):
             raise SandboxError("there is no program to execute", hint="name one, like: sh")
         plan = await thread(self._plan_of_running, paths)
+        if terminal is not None:
+            plan = replace(plan, envs={"TERM": "xterm-256color", **plan.envs})
         async with self._runtime.execute(paths, plan, argv, terminal) as execution:
             yield execution
 
@@ -234,7 +236,7 @@ class ContainerSandbox:
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
         quota = plan.cpus * bundle.CPU_PERIOD_US
-        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, nodes)
+        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes)
         shim = self._runtime.shim
         await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
         await thread(self._runtime.made, paths)
@@ -254,7 +256,7 @@ class ContainerSandbox:
         return bundle.Plan(
             command=manifest.command,
             envs=bundle.environment_of(manifest, image.envs, secrets, edits),
-            cwd=OUT if image.cwd in ("", "/") else image.cwd,
+            cwd=staging.safe_cwd(image.root, image.cwd),
             hostname=f"gridsouk-{min(units, default=0)}",
             root=str(paths.root),
             cgroup=paths.cgroup,

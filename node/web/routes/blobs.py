@@ -51,6 +51,14 @@ def blob_routes(blobs: Blobs) -> APIRouter:
         }
         return _BlobStream(blobs, hash_, size, headers)
 
+    @router.get("/api/blobs/{sha256}/size")
+    async def known_size(sha256: str) -> dict[str, int | None]:
+        """What there is of it: `size_bytes` once it is complete, and how much before."""
+        hash_ = _hash(sha256)
+        size = await blobs.size(hash_)
+        partial = 0 if size is not None else await blobs.partial(hash_)
+        return {"size_bytes": size, "partial_bytes": partial}
+
     @router.put("/api/blobs", status_code=201)
     async def write_blob(
         request: Request, x_sha256: str = Header(), x_offset: int = Header(default=0, ge=0)

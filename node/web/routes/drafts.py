@@ -27,7 +27,7 @@ class Draft(BaseModel):
     text: Annotated[str, Field(max_length=JOB_FILE_BYTES_MAX)]
 
 
-class ImageName(BaseModel):
+class BuiltImage(BaseModel):
     """An image that was built on this machine."""
 
     model_config = ConfigDict(extra="forbid")
@@ -35,7 +35,7 @@ class ImageName(BaseModel):
 
 
 def draft_routes(control: Control, images: Path | None) -> APIRouter:
-    """/api/drafts and /api/images."""
+    """/api/drafts and what is below it."""
     router = APIRouter()
 
     @router.post("/api/drafts")
@@ -52,7 +52,7 @@ def draft_routes(control: Control, images: Path | None) -> APIRouter:
             return {"spec": spec, "plan": None, "problem": _located(problem, lines)}
         return {"spec": spec, "plan": plan, "problem": None}
 
-    @router.get("/api/images")
+    @router.get("/api/drafts/images")
     async def list_images() -> list[dict[str, Any]]:
         """Images built on this machine, and those of earlier jobs that are still here."""
         built = await trio.to_thread.run_sync(_built, images) if images else []
@@ -60,8 +60,8 @@ def draft_routes(control: Control, images: Path | None) -> APIRouter:
         used = await control.jobs.images()
         return [*built, *(one for one in used if one["name"] not in names)][:IMAGES_MAX]
 
-    @router.post("/api/images")
-    async def take_image(image: ImageName) -> dict[str, Any]:
+    @router.post("/api/drafts/images")
+    async def take_image(image: BuiltImage) -> dict[str, Any]:
         """Put a built image into the blob store, so that a job can name it by its hash."""
         path = (images / f"{image.name}.tar") if images else None
         if path is None or not await trio.Path(path).is_file():

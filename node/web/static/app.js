@@ -33,9 +33,12 @@ document.addEventListener('click', (event) => {
 });
 
 const loaded = new Map();
+function pageAt(at) {
+  const path = at.split('?')[0].replace(/(.)\/$/, '$1');
+  return [PAGES.find((one) => one.at === path) || (path.startsWith('/jobs/') ? { name: 'Job', file: './pages/job.js' } : null), path];
+}
 function Page() {
-  const path = place.value.split('?')[0].replace(/(.)\/$/, '$1');
-  const page = PAGES.find((one) => one.at === path) || (path.startsWith('/jobs/') ? { name: 'Job', file: './pages/job.js' } : null);
+  const [page, path] = pageAt(place.value);
   const [, redraw] = useState(0);
   useEffect(() => { document.title = `${page ? page.name : 'Not found'} · gridsouk`; }, [page?.name]);
   if (!page) return html`<div class="empty"><h1>There is no such page</h1><p><a href="/">Go to the market</a></p></div>`;
@@ -100,4 +103,6 @@ function Frame() {
 }
 
 render(html`<${Frame} />`, document.getElementById('app'));
+const [first] = pageAt(place.value);
+if (first) import(first.file); // while the node is asked who we are
 start();

@@ -10,6 +10,7 @@ export const chain = signal(0); // the chain the wallet is on
 export const chosen = signal(null);
 export const session = signal(''); // the account that has signed in to the node
 const ANSWER_MS = 180000;
+const listened = new WeakSet();
 
 const remembered = () => localStorage.getItem('souk.wallet');
 const NATIVE = { name: 'Ether', symbol: 'ETH', decimals: 18 };
@@ -52,8 +53,8 @@ function adopt(wallet, accounts, chainId) {
   account.value = (accounts[0] || '').toLowerCase();
   chain.value = Number(chainId);
   localStorage.setItem('souk.wallet', wallet.info.rdns || wallet.info.uuid);
-  if (wallet.souk) return;
-  wallet.souk = true;
+  if (listened.has(wallet.provider)) return;
+  listened.add(wallet.provider);
   wallet.provider.on?.('accountsChanged', (now) => {
     const next = (now[0] || '').toLowerCase();
     if (next === account.value) return;

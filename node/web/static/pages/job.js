@@ -27,7 +27,7 @@ export default function Job({ path }) {
         <${Tile} name=${job.over ? 'Paid, refunded' : 'Money lasts'}>${job.over ? html`${money(job.paid)}<small> paid, ${money(job.refunded)} back</small>` : left !== null ? span(Math.max(0, left)) : '–'}<//>
         <${Tile} name="Last heartbeat">${current?.last_heard && !job.over ? html`<${Beat} a=${current} now=${now} />` : current?.last_heard ? when(current.last_heard) : '–'}<//>
       <//>
-      <div class="split">
+      <div class="split" key="split">
         <div class="stack"><${Log} job=${job} /><${Charts} job=${job} /></div>
         <div class="stack">
           <${Results} job=${job} />

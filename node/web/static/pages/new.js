@@ -58,7 +58,7 @@ export default function New() {
   return html`<div class="head"><div class="grow"><h1>New job</h1><p>The form and the file are the same thing; the command line takes the file too.</p></div>
       <${Copy} text=${command(text, read?.plan)} label="Copy as command" /></div>
     <div class="stack"><${Trouble} problem=${problem} />
-      <div class="two"><${Form} spec=${spec} set=${set} files=${files} text=${text} change=${change} redraw=${redraw} />
+      <div class="two" key="draft"><${Form} spec=${spec} set=${set} files=${files} text=${text} change=${change} redraw=${redraw} />
         <div class="stack"><${File_} text=${text} change=${change} read=${read} /><${Estimate} plan=${read?.plan} /></div></div>
       <${Ranking} plan=${read?.plan} />
       <${Run} key="run" text=${text} read=${read} files=${files} secrets=${secrets} redraw=${redraw} />
@@ -76,7 +76,7 @@ function File_({ text, change, read }) {
 }
 
 function Form({ spec, set, files, text, change, redraw }) {
-  const { data: images } = useAsk('/api/images', [news.changed], 5000);
+  const { data: images } = useAsk('/api/drafts/images', [news.changed], 5000);
   const res = spec.resources || {};
   const said = typeof res.accelerators === 'string' ? res.accelerators : '';
   const [, gpu = '*', n = '1'] = /^(.*?)(?::(\d+))?$/.exec(said) || [];
@@ -89,11 +89,9 @@ function Form({ spec, set, files, text, change, redraw }) {
     change(write({ ...spec, file_mounts: mounts }));
   };
   const drop = (path) => { const mounts = { ...spec.file_mounts }; delete mounts[path]; files.delete(path); change(write({ ...spec, file_mounts: mounts })); };
-  const known = (images || []).some((one) => one.name === spec.image);
   return html`<${Panel} title="Form"><div class="stack">
     <div class="fields">${field(['name'], 'Name', { maxlength: 64 })}
-      <label class="field">Image<select value=${spec.image || ''} onChange=${(event) => set(['image'], event.target.value)}>
-        ${!known && html`<option value=${spec.image || ''}>${spec.image || 'choose one'}</option>`}${(images || []).map((one) => html`<option value=${one.name} selected=${one.name === spec.image}>${one.name} (${bytes(one.size_bytes)})</option>`)}</select></label></div>
+      <label class="field">Image<input list="images" value=${spec.image ?? ''} onChange=${(event) => set(['image'], event.target.value.trim())} autocomplete="off" placeholder="base, or docker.io/…" /></label><datalist id="images">${(images || []).map((one) => html`<option value=${one.name}>${bytes(one.size_bytes)}</option>`)}</datalist></div>
     <label class="field">Command<textarea class="code" rows="3" spellcheck="false" value=${spec.run ?? ''} onChange=${(event) => set(['run'], event.target.value)}></textarea></label>
     <div class="fields">
       <label class="field">GPU<input list="gpus" value=${gpu} onChange=${(event) => set(['resources', 'accelerators'], `${event.target.value.trim() || '*'}:${n}`)} /></label><datalist id="gpus"><option value="*">any</option>${names.map((name) => html`<option value=${name} />`)}</datalist>
@@ -200,12 +198,13 @@ function Run({ text, read, files, secrets, redraw }) {
 }
 
 async function imageOf(name, step) {
-  const images = await ask('/api/images');
+  const images = await ask('/api/drafts/images');
   const found = images.find((one) => one.name === name);
   if (found && !found.built) return { path: found.path || name, sha256: found.sha256, size_bytes: found.size_bytes };
+  if (!found && /[/:]/.test(name)) return null; // the node finds it in its registry
   if (!found) throw Object.assign(new Error(`This node has no image called ${name}.`), { hint: `Build it on the node’s machine: souk image build ${name}` });
   step(`Reading the image ${name}`);
-  return post('/api/images', { name });
+  return post('/api/drafts/images', { name });
 }
 
 const WHOLE_MAX = 1024 ** 3; // a browser hashes a file only in one piece
@@ -215,7 +214,7 @@ function upload(file, path, step) {
     step(`Hashing ${file.name}`);
     const hash = [...new Uint8Array(await crypto.subtle.digest('SHA-256', await file.arrayBuffer()))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
     const named = { path, sha256: hash, size_bytes: file.size };
-    if ((await fetch(`/api/blobs/${hash}`, { method: 'HEAD' })).ok) return named;
+    if ((await ask(`/api/blobs/${hash}/size`)).size_bytes !== null) return named;
     await new Promise((done, fail) => {
       const send_ = new XMLHttpRequest();
       send_.open('PUT', '/api/blobs');

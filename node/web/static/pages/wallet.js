@@ -51,18 +51,18 @@ export default function Wallet() {
   return html`<div class="head"><div class="grow"><h1>Wallet</h1><p>Your key stays in your wallet. The node’s own key may lock only what you allow it to.</p></div>
       ${address && html`<div class="row"><span class="chip accent">${chosen.value?.info.name}</span><button onClick=${disconnect}>Disconnect</button></div>`}</div>
     <div class="stack">
-    ${busy && html`<div class="note" role="status"><p class="row"><span class="spin"></span><strong>${busy}…</strong></p><p>You may close this tab once your wallet has sent it; the node goes on watching.</p></div>`}
+    <div class="stack" key="notes">${busy && html`<div class="note" role="status"><p class="row"><span class="spin"></span><strong>${busy}…</strong></p><p>You may close this tab once your wallet has sent it; the node goes on watching.</p></div>`}
     <${Trouble} problem=${trouble} /><${Trouble} problem=${problem} />
     ${wrongChain && html`<div class="note warn" role="alert"><p><strong>Your wallet is on chain ${chain}, this node trades on chain ${node.chain_id}.</strong></p><div><button onClick=${() => run('Switching the chain', () => toChain())}>Switch the chain</button></div></div>`}
-    ${address && data && !isNodes && html`<div class="note warn"><p><strong>This node works for another wallet: <code>${short(data.nodes_wallet, 8, 6)}</code></strong></p><p>What you deposit with ${short(address, 8, 6)} stays yours, but this node’s jobs are not paid from it. Choose the other account in your wallet, or set <code>wallet</code> in the node’s configuration.</p></div>`}
-    ${data && html`<${Tiles}>
+    ${address && data && !isNodes && html`<div class="note warn"><p><strong>This node works for another wallet: <code>${short(data.nodes_wallet, 8, 6)}</code></strong></p><p>What you deposit with ${short(address, 8, 6)} stays yours, but this node’s jobs are not paid from it. Choose the other account in your wallet, or set <code>wallet</code> in the node’s configuration.</p></div>`}</div>
+    ${data && html`<${Tiles} key="tiles">
       <${Tile} name="In the wallet">${money(data.tokens)} <small>${token}</small><//>
       <${Tile} name="Free in the escrow">${money(data.free)} <small>${token}</small><//>
       <${Tile} name="Stake, free">${money(data.stake)} <small>${token}</small><//>
       <${Tile} name="The node may still lock">${data.allowance === 'unlimited' ? 'no limit' : money(data.allowance_live ? data.allowance : 0)} <small>${data.allowance === 'unlimited' ? '' : token}</small><//>
     <//>`}
-    ${!address && html`<${Panel} title="Connect a wallet"><${Connect}><p class="soft">The page asks for your address only. ${data && html`Below is the wallet this node works for, <code>${short(data.wallet, 8, 6)}</code>.`}</p><//><//>`}
-    ${data ? html`<div class="cols">
+    ${!address && html`<${Panel} key="connect" title="Connect a wallet"><${Connect}><p class="soft">The page asks for your address only. ${data && html`Below is the wallet this node works for, <code>${short(data.wallet, 8, 6)}</code>.`}</p><//><//>`}
+    ${data ? html`<div class="cols" key="cols">
       <${Panel} title="Deposit and withdraw">
         <div class="stack"><p class="soft small">Jobs are paid from what is free in the escrow. Only your wallet can take it out.</p>
         <${Amount} label="Deposit" max=${data.tokens} maxName="is in the wallet" action="Deposit" kind="primary" busy=${!can} onSend=${(amount) => run('Preparing the deposit', (step) => deposit(amount, step)).then((done) => { reload(); return done; })} />
