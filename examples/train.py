@@ -17,6 +17,7 @@ HIDDEN = int(os.environ.get("HIDDEN", "512"))
 BATCH = 64
 CHECKPOINTS = Path(os.environ.get("GRIDSOUK_CHECKPOINT", "/ckpt"))
 OUT = Path("/out")
+PROGRESS = os.environ.get("GRIDSOUK_PROGRESS", "")
 
 
 def load():
@@ -69,6 +70,8 @@ def save(weights, epoch):
     with part.open("wb") as file:
         np.savez(file, epoch=epoch, **weights)
     part.rename(CHECKPOINTS / "state.npz")
+    if PROGRESS:  # how far it is, from 0 to 1: what a slow provider is told by
+        Path(PROGRESS).write_text(f"{epoch / EPOCHS:.4f}")
 
 
 def resume():

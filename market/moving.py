@@ -9,7 +9,7 @@ from typing import Final
 
 from market.agreement import Agreement
 from market.cost import Cost
-from market.job import Job
+from market.job import Job, remaining_s
 from market.progress import left_s, slowdown
 from market.reallocation import (
     Kind,
@@ -92,7 +92,9 @@ def move_to(job: Job, a: Agreement, demand: Demand, there: Cost, price_there: in
     here_s = float(attempt.run_s if attempt and attempt.run_s else work_s(job))
     there_s = whole_s(job, demand, there.run_s)
     here_s *= slowdown(job.meter, a.id)
-    left = max(0.0, here_s - a.metered_s) if measured_s is None else measured_s
+    # A guess is not trusted beyond what is paid for.
+    guessed_s = min(here_s - a.metered_s, float(remaining_s(job, a.metered_s)))
+    left = max(0.0, guessed_s) if measured_s is None else measured_s
     setup_s = max(0.0, there.ready_s - there.run_s)
     units = max(1, a.terms.unit_count)
     return move_between(

@@ -31,6 +31,7 @@ from node.holdings import Holdings
 from node.images import Images
 from node.inbox import Inbox
 from node.keeper import Keeper, Noted
+from node.machine import Machine
 from node.mail import Mail
 from node.ports import ChainBatch, Ports
 from node.provider import Provider
@@ -118,7 +119,7 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
-        nursery.start_soon(_examine, shop, bulletin)
+        nursery.start_soon(_mind_machine, ports, keeper, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
@@ -148,10 +149,13 @@ async def _trade(
         await trio.sleep(TRADE_PAUSE_S)
 
 
-async def _examine(shop: Shop, bulletin: Bulletin) -> None:
-    """A machine that lets strangers' code out must not advertise."""
+async def _mind_machine(ports: Ports, keeper: Keeper, shop: Shop, bulletin: Bulletin) -> None:
+    """A machine that lets strangers' code out must not advertise, nor units that are not well."""
+    machine = Machine(ports.devices, ports.clock, keeper.taken_units)
+    shop.unusable = lambda: machine.unusable
     await shop.examine()
     bulletin.stir()
+    await machine.run(bulletin.stir)
 
 
 async def _look_round(images: Images) -> None:

@@ -46,6 +46,7 @@ class Bulletin:
         self.offers_at = 0.0  # when offers of somebody else were heard last
         self.demands: dict[bytes, Signed[Wanted]] = {}
         self.heard_at: dict[bytes, float] = {}  # each demand, by our own clock
+        self._of_peer: dict[bytes, dict[bytes, bytes]] = {}  # peer: job: its open demand
         self._rules = rules
         self._mail = mail
         self._gossip = gossip
@@ -129,11 +130,12 @@ class Bulletin:
     def _hear_demand(self, signed: Signed[object], demand: Demand) -> None:
         if demand.peer != signed.author or demand.demand_id in self.demands:
             return
-        mine = sum(1 for known in self.demands.values() if known.author == signed.author)
-        if mine >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
-            return
         if not self._newest(demand, signed.sequence):
             return
+        mine = self._of_peer.get(signed.author, {})
+        if len(mine) >= DEMANDS_PER_PEER_MAX or len(self.demands) >= DEMANDS_MAX:
+            return
+        self._of_peer.setdefault(signed.author, {})[demand.job_id] = demand.demand_id
         self.atlas.hear(signed.author, demand.coordinate)
         self.heard_at[demand.demand_id] = self._clock.now()
         self._demanded.set()
@@ -185,16 +187,21 @@ class Bulletin:
             self._drop(key)
 
     def _drop(self, demand_id: bytes) -> None:
-        del self.demands[demand_id]
+        demand = self.demands.pop(demand_id).message.demand
         self.heard_at.pop(demand_id, None)
+        jobs = self._of_peer[demand.peer]
+        del jobs[demand.job_id]
+        if not jobs:
+            del self._of_peer[demand.peer]
 
     def _newest(self, demand: Demand, sequence: int) -> bool:
         """A job has one open demand: a newer round takes the place of the one before."""
-        for key, known in list(self.demands.items()):
-            if known.author == demand.peer and known.message.demand.job_id == demand.job_id:
-                if known.sequence > sequence:
-                    return False
-                self._drop(key)
+        before = self._of_peer.get(demand.peer, {}).get(demand.job_id)
+        if before is None:
+            return True
+        if self.demands[before].sequence > sequence:
+            return False
+        self._drop(before)
         return True
 
     async def greet(self) -> None:

@@ -48,7 +48,7 @@ from node.keeper import Keeper, Noted
 from node.ports import Channel, Ports
 
 log = structlog.get_logger("challenger")
-NOTE = b"standing/"
+NOTE = b"challenged/"  # apart from what node/standing notes
 ROUND_S = 2.0
 AT_ONCE = 2
 STALL_S = 120.0

@@ -41,11 +41,10 @@ from market.limits import (
     RECORD_BYTES_MAX,
 )
 from market.units import UnixTime
+from node.forgetting import forgettable
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
 
 log = structlog.get_logger("keeper")
-VOID_KEPT: Final = 512  # quotes that came to nothing, kept for their provider to look at ...
-VOID_S: Final = 600  # ... and for so long after their opening could have been mined
 INBOX_MAX: Final = 4096  # events waiting for a beat; the sender waits, a peer is refused
 _QUIET = (Ticked, Looked, Staging, BeatMade, BeatTaken, BeatHeard, LogPulled)
 
@@ -259,26 +258,10 @@ class Keeper:
                 self._changed.notify_all()
 
     def _forget(self, now: UnixTime) -> list[Write]:
-        """Drop the oldest of our quotes that came to nothing: most do, and nothing hangs on them.
-
-        Late openings are over by then. The newest are kept to be shown, and not to quote twice.
-        """
-        over = [
-            a
-            for a in self.agreements.values()
-            if a.role is Role.PROVIDER and a.phase is Phase.VOID and not a.opened_at_s
-        ]
-        if len(over) <= VOID_KEPT:
-            return []
-        over.sort(key=lambda a: (-a.created_at_ms, a.id))
-        old = [
-            a
-            for a in over[VOID_KEPT:]
-            if now > a.terms.timing.open_by_s + VOID_S and not duties(a, now)
-        ]
-        for a in old:
-            del self.agreements[a.id]
-        return [Write("agreement", a.id, None) for a in old]
+        old = forgettable(self.agreements.values(), now)
+        for key in old:
+            del self.agreements[key]
+        return [Write("agreement", key, None) for key in old]
 
     def _follow(self, key: bytes, job: Job, now: UnixTime, lines: list[LogLine]) -> None:
         present = (self.agreements.get(name) for name in (*job.gang, *job.next_gang))

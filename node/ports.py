@@ -276,6 +276,7 @@ class Observed:
     signal: int = 0
     out_of_memory: bool = False
     timed_out: bool = False
+    lost: bool = False  # nobody wrote how it ended: its machine or its shim died
     cpu_ms: int = 0
     memory_bytes: int = 0
     gpu_ppm: int = 0  # the mean load of its GPUs
@@ -467,6 +468,8 @@ class Unit:
     declared: bool
     cuda_vers: int = 0
     driver_version: str = ""
+    pcie_gen: int = 0  # the fastest link of card and slot; 0: not known
+    pcie_lanes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,6 +483,8 @@ class UnitHealth:
     memory_used_mib: int | None
     temperature_c: int | None
     power_w: int | None
+    processes: int | None = None  # that compute on it now
+    throttled: str = ""  # why it runs slower than it could, in words
 
 
 class Devices(Protocol):

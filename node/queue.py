@@ -22,7 +22,7 @@ from market.events import Preempted
 from market.matching import answers
 from market.policy import POLICIES
 from market.preemption import victims
-from market.site import Queued, seniority
+from market.site import Queued
 from market.slots import usual_sizes
 from market.terms import Demand, Offer
 from market.units import UnixTime
@@ -197,16 +197,22 @@ class Queue:
     # What waits.
 
     def _fitting(self, kind: Kind, now: UnixTime) -> dict[bytes, Waiting]:
-        """The demands that this kind could serve if all of it were free, the oldest LOOK_MAX."""
+        """The demands that this kind could serve if all of it were free, the oldest LOOK_MAX.
+
+        Looked at in the order in which their jobs came: a flood costs what LOOK_MAX demands cost.
+        """
         held, untaken, answered = self._past(now)
         able = [
             (ware, replace(self._shop.offer(kind, ware), num_gpus=len(kind.units), queue_wait_s=0))
             for ware in kind.wares
         ]
         found: list[Waiting] = []
-        for demand_id, signed in self._bulletin.demands.items():
-            demand = signed.message.demand
-            if signed.author == self._bulletin.me or demand_id in self._posted:
+        demands = [signed.message.demand for signed in self._bulletin.demands.values()]
+        for demand in sorted(demands, key=lambda one: (self._came(one, now), one.demand_id)):
+            if len(found) == LOOK_MAX:
+                break
+            demand_id = demand.demand_id
+            if demand.peer == self._bulletin.me or demand_id in self._posted:
                 continue
             if demand_id in answered or (demand.peer, demand.job_id) in answered:
                 continue
@@ -226,8 +232,11 @@ class Queue:
                 found.append(Waiting(demand, ware, self._queued(demand, offer, now)))
         # Who lets our holds run out is served when nobody else waits.
         kept = [one for one in found if untaken.get(one.demand.peer, 0) < UNTAKEN_MAX] or found
-        kept.sort(key=lambda one: seniority(one.queued))
-        return {one.demand.demand_id: one for one in kept[:LOOK_MAX]}
+        return {one.demand.demand_id: one for one in kept}
+
+    def _came(self, demand: Demand, now: UnixTime) -> float:
+        """Since when its job is in the queue."""
+        return self._since.get((demand.peer, demand.job_id), (now, now))[0]
 
     def _past(
         self, now: UnixTime
@@ -259,11 +268,10 @@ class Queue:
         return best
 
     def _queued(self, demand: Demand, offer: Offer, now: UnixTime) -> Queued:
-        came, _ = self._since.get((demand.peer, demand.job_id), (now, now))
         return Queued(
             demand_id=demand.demand_id,
             requester=demand.requester,
-            arrived_at=UnixTime(came),
+            arrived_at=UnixTime(self._came(demand, now)),
             units=needed_units(demand, offer),
             # What it may take at most: backfill must not delay the head by an optimist's guess.
             estimate_s=float(demand.max_duration_s),

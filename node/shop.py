@@ -108,6 +108,7 @@ class Shop:
         self._images = images
         self._certifier = certifier
         self.checks: tuple[Check, ...] | None = None  # of the machine; None: being examined
+        self.unusable: Callable[[], int] = lambda: 0  # units that must not be sold, set by the app
         self.waiting_units: dict[tuple[str, int, bool], int] = {}  # by kind, set by the queue
 
     # Changed without a restart.
@@ -170,7 +171,10 @@ class Shop:
         if selling is None:
             return ()
         found: dict[tuple[str, int, bool], list[Unit]] = {}
+        unusable = self.unusable()
         for unit in self._ports.devices.units():
+            if unusable >> unit.index & 1:
+                continue
             found.setdefault((unit.name, unit.ram_mib, unit.declared), []).append(unit)
         return tuple(
             Kind(*key, tuple(units), self._wares(selling, *key))

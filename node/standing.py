@@ -23,9 +23,9 @@ OPEN_MAX: Final = 65_536  # agreements of strangers that are followed to their e
 WALLETS_MAX: Final = 16_384  # wallets whose outcomes are kept, those that changed last
 USUAL_LAST: Final = 255  # outcomes of all that say what money is usual
 USUAL_MONEY: Final = 1_000_000  # before any outcome is known: one token of six decimals
-_PROVIDER = b"standing/provider/"
-_REQUESTER = b"standing/requester/"
-_OPEN = b"standing/open/"
+_PROVIDER = b"repute/provider/"
+_REQUESTER = b"repute/requester/"
+_OPEN = b"repute/open/"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ memory only: after a restart the demand still stands, and providers quote again.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -60,6 +60,7 @@ from node.mail import Mail
 from node.ports import Ports
 
 log = structlog.get_logger("wishes")
+FORGET_S = 60.0
 SAY_WAITING_S = 4.0  # how often a job's reason to wait is looked up anew
 
 
@@ -67,8 +68,9 @@ SAY_WAITING_S = 4.0  # how often a job's reason to wait is looked up anew
 class _Round:
     """What was heard of one demand."""
 
-    quotes: list[Quote]
-    first_at: float  # when the first quote came
+    made_at: float
+    quotes: list[Quote] = field(default_factory=list)
+    first_at: float = 0.0  # when the first quote came
     said_at: float = 0.0
 
 
@@ -100,7 +102,8 @@ class Wishes:
         check_quote(job.demand, quote, now)
         named = agreement_id(quote.terms, self._ports.chain.info.domain)
         check_signer(named, quote.provider_signature, quote.terms.parties.provider_signer)
-        heard = self._rounds.setdefault(quote.demand_id, _Round([], now))
+        heard = self._rounds.setdefault(quote.demand_id, _Round(now))
+        heard.first_at = heard.first_at or now
         if all(other.terms != quote.terms for other in heard.quotes):
             heard.quotes = [other for other in heard.quotes if other.hold_until_s > now]
             if len(heard.quotes) >= QUOTES_PER_DEMAND_MAX:
@@ -151,6 +154,7 @@ class Wishes:
         if kind is Kind.NOTHING:
             return Nothing("ahead of its deadline: waiting for a preemptible offer")
         demand = self._demands.demand_of(job, round_, preemptible=kind is Kind.CHEAP)
+        self._rounds[demand.demand_id] = _Round(now)
         return Demanded(demand, job.checkpoint)
 
     # Choosing.
@@ -158,8 +162,10 @@ class Wishes:
     async def _choose(self, job: Job) -> Iterable[Item]:
         demand, now = job.demand, self._ports.clock.now()
         assert demand is not None, "a choice is made while a demand is open"
-        self._forget()
-        heard = self._rounds.setdefault(demand.demand_id, _Round([], now))
+        self._forget(now)
+        heard = self._rounds.get(demand.demand_id)
+        if heard is None:  # made before a restart: who quoted then will not do so again
+            return (JobHappened(job.id, Nothing("the market is asked again after a restart")),)
         measured = {info.peer: info.rtt_us for info in self._ports.link.peers()
                     if info.rtt_us is not None}  # fmt: skip
         ranked = rank_quotes(demand, heard.quotes, now, measured)
@@ -226,10 +232,11 @@ class Wishes:
             except MarketError:
                 continue  # its hold expires by itself
 
-    def _forget(self) -> None:
-        """Rounds that no job asks for any more."""
-        for demand_id in [one for one in self._rounds if self._asking(one) is None]:
-            del self._rounds[demand_id]
+    def _forget(self, now: UnixTime) -> None:
+        """Rounds that no job asks for any more; a new one may not have reached its job yet."""
+        for demand_id, heard in list(self._rounds.items()):
+            if now - heard.made_at > FORGET_S and self._asking(demand_id) is None:
+                del self._rounds[demand_id]
 
     def _agreement(
         self, job: Job, demand: Demand, quote: Quote, rank: int, now: UnixTime

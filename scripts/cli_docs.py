@@ -10,8 +10,8 @@ from node.cli.main import make_app
 PLACE = Path(__file__).resolve().parent.parent / "docs" / "CLI.md"
 HEAD = """# The commands
 
-Written by `python -m scripts.cli_docs` from the program; a test holds it to that. Every command also
-has `-o table|json|yaml|wide|name`. Exit codes: [README](../README.md).
+Written by `python -m scripts.cli_docs` from the program; a test holds it to that. Every command
+also has `-o table|json|yaml|wide|name`. Exit codes: [README](../README.md).
 
 """
 

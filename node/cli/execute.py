@@ -20,7 +20,7 @@ from cyclopts import Parameter
 
 from market.errors import SpecError, UnreachableError
 from node.cli.options import DEFAULT, Common
-from node.client.http import AnsweredError, NodeDownError
+from node.client.http import NodeDownError, refusal
 from node.ports import Terminal
 from node.tunnels.execute import END, ERR, IN, OUT, exit_code, window
 
@@ -160,7 +160,7 @@ class _Frames:
         self._buffer = bytearray(rest)
         answer: dict[str, Any] = json.loads(line)
         if "open" not in answer:
-            raise AnsweredError(answer["code"], answer["message"], answer["hint"])
+            raise refusal(answer["code"], answer["message"], answer["hint"])
 
     async def send(self, frame: bytes) -> None:
         """One frame."""

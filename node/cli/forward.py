@@ -19,7 +19,7 @@ from market.errors import MarketError, SpecError
 from node.cli.follow import exit_code, job_path, summary
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json
-from node.client.http import AnsweredError, Node, NodeDownError
+from node.client.http import AnsweredError, Node, NodeDownError, refusal
 
 WATCH_S: Final = 1.0
 READ_BYTES: Final = 64 * 1024
@@ -183,7 +183,7 @@ class _Forwarder:
         if not newline:
             raise AnsweredError("unreachable", "the node ended the connection", "")
         if "open" not in answer:
-            raise AnsweredError(answer["code"], answer["message"], answer["hint"])
+            raise refusal(answer["code"], answer["message"], answer["hint"])
         return buffer
 
 

@@ -73,6 +73,7 @@ def show(job: str, *, common: Common = DEFAULT) -> int:
     names = ("id", "name", "state", "reason", "exit_code", "provider", "attempts", "metered_s")
     money = ("promised", "paid", "refunded", "compensated", "settled")
     write_facts({name: found.get(name) for name in (*names, *money)})
+    _section("what the market said", found.get("explanation", []))
     _section("history", [_change(line) for line in found["history"]])
     _section("agreements", [_agreement(line) for line in found["agreements"]])
     _section(

@@ -192,7 +192,11 @@ def _refusal(answer: http.client.HTTPResponse) -> MarketError:
     if not isinstance(found, dict):
         found = {}
     message = str(found.get("message") or f"the node answered {answer.status}")
-    code, hint = str(found.get("code", "error")), str(found.get("hint", ""))
+    return refusal(str(found.get("code", "error")), message, str(found.get("hint", "")))
+
+
+def refusal(code: str, message: str, hint: str) -> MarketError:
+    """The error that a node's answer tells of."""
     if code in _KINDS and code not in _EXIT_CODES:
         return _KINDS[code](message, hint=hint)
     return AnsweredError(code, message, hint)

@@ -71,15 +71,16 @@ class PlanDesk:
             for candidate in best[:RANKED]
         ]  # fmt: skip
         held = sum(self._held(c.offer.price_per_hour, c.units, spec) for c in chosen)
-        price = sum(c.cost.price for c in chosen)
+        price = sum(self._price(c.cost, c.offer.price_per_hour, spec) for c in chosen)
         return {
             **self._asked_for(spec),
             "ranking": rows,
             "estimate": {
                 "price": self._money(price),
-                "expected_cost": self._money(sum(c.cost.price + c.cost.risk for c in chosen)),
-                "ready_s": max(c.cost.ready_s for c in chosen),
-                "run_s": max(c.cost.run_s for c in chosen),
+                "ready_s": max(
+                    c.cost.ready_s - c.cost.run_s + _run_s(c.cost, spec) for c in chosen
+                ),
+                "run_s": max(_run_s(c.cost, spec) for c in chosen),
                 "is_guess": not spec.bid.estimate_s,
             } if chosen else None,
             "held": self._money(held),
@@ -135,6 +136,11 @@ class PlanDesk:
             "total": self._money(cost.total),
         }
 
+    def _price(self, cost: Cost, price_per_hour: int, spec: Spec) -> int:
+        """What the run should cost: never more than all of `max_duration`."""
+        most = deposit_for(price_per_hour, cost.units, spec.bid.max_duration_s)
+        return min(cost.price, most)
+
     def _held(self, price_per_hour: int, units: int, spec: Spec) -> int:
         """The deposit and the bond of one agreement; what is not used comes back."""
         deposit = deposit_for(price_per_hour, units, spec.bid.max_duration_s)
@@ -154,6 +160,11 @@ class PlanDesk:
 
     def _money(self, amount: int) -> str:
         return format_money(amount, self._ports.chain.info.decimals)
+
+
+def _run_s(cost: Cost, spec: Spec) -> float:
+    """How long it should run: it is stopped at `max_duration`, however much it is guessed to be."""
+    return min(cost.run_s, float(spec.bid.max_duration_s))
 
 
 def _seconds(cost: Cost) -> dict[str, float]:

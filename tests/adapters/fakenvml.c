@@ -101,3 +101,21 @@ int nvmlDeviceGetMigDeviceHandleByIndex(device d, unsigned index, device *out) {
     *out = (device)(long)(1000 + 10 * gpu_of(d) + (long)index);
     return look(gpu_of(d), key, said, sizeof said) ? OK : NOT_FOUND;
 }
+typedef struct { unsigned pid; unsigned long long used; unsigned gpu, compute; } process;
+int nvmlDeviceGetComputeRunningProcesses_v3(device d, unsigned *size, process *out) {
+    unsigned there, room = *size, i;
+    int result = count(d, "processes", &there);
+    if (result != OK) return result;
+    *size = there;
+    if (room < there) return 7; /* too small */
+    for (i = 0; out && i < there; i++) out[i] = (process){1000 + i, 1 << 20, 0, 0};
+    return OK;
+}
+int nvmlDeviceGetCurrentClocksThrottleReasons(device d, unsigned long long *out) {
+    unsigned reasons;
+    int result = count(d, "throttle", &reasons);
+    if (result == OK) *out = reasons;
+    return result;
+}
+int nvmlDeviceGetMaxPcieLinkGeneration(device d, unsigned *out) { return count(d, "pcie", out); }
+int nvmlDeviceGetMaxPcieLinkWidth(device d, unsigned *out) { return count(d, "lanes", out); }

@@ -123,6 +123,19 @@ def test_a_lost_gpu_stays_a_unit_and_is_not_healthy(set_state: SetState) -> None
     assert devices.health() == (UnitHealth(0, True, "", 970_000, 1000, 99, 413),)
 
 
+def test_a_gpu_says_what_runs_on_it_and_what_slows_it_down(set_state: SetState) -> None:
+    more = ("0 processes 2", "0 throttle 100", "0 pcie 4", "0 lanes 16")  # 100: 0x64
+    set_state(*MACHINE, "-1 count 1", *RTX4090, *more)
+    devices = found()
+    (unit,) = devices.units()
+    assert (unit.pcie_gen, unit.pcie_lanes) == (4, 16)
+    (health,) = devices.health()
+    assert (health.processes, health.throttled) == (2, "too hot, far too hot")
+    set_state(*MACHINE, "-1 count 1", *RTX4090, "0 processes 0", "0 throttle 4")
+    (health,) = devices.health()
+    assert (health.processes, health.throttled) == (0, ""), "a power limit is its owner's wish"
+
+
 def test_what_cannot_be_named_is_not_sold(set_state: SetState) -> None:
     set_state("-1 count 3", *RTX4090, "1 lost 1", "2 name NVIDIA L4", "2 memory 23034")
     assert [unit.uuid for unit in found().units()] == ["GPU-aaaa"]

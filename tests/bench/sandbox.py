@@ -1,13 +1,17 @@
-"""Bench of the sandbox: from a signed agreement to a job's first output, beside bare `runc run`.
+"""Bench of the sandbox: the time to a job's first output, the price of looking after many jobs, and
 
-The same image, command and machine, one after the other, medians. Ours stages a volume with a
-quota, verifies the container and keeps a shim; the reference does none of that, and has only the
+whether a node that is killed loses anything. Each beside its reference in the same run.
+
+First output: the same image, command and machine, in turn, medians. Ours stages a volume with a
+quota, verifies the container and keeps a shim; bare `runc run` does none of that, and has only the
 same root file system, namespaces and filter.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -20,19 +24,26 @@ import trio
 
 from market.terms import Artifact
 from node.adapters.disk.blobs import open_blobs
-from node.adapters.oci import bundle, cgroups, images
+from node.adapters.oci import bundle, cgroups, images, launch
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import USER, Identity
 from node.ports import RunState
 from tests.adapters.sandbox.harness import MIB, Driver, small_settings
+from tests.adapters.sandbox.survivor import survive
 from tests.bench.row import Row, row
 
 ROUNDS = 9
 COMMAND = "echo hi"
 PREPARE_GOAL_S = 0.5
-START_GOAL_S = 1.0
+BARE_FACTOR = 1.5
+BARE_EXTRA_S = 0.15
+JOBS = 64
+LOOK_S = 10.0  # between two heartbeats on every network but devnet
+LOOK_ROUNDS = 5
+CORE_SHARE = 0.05
+KILLS = 20
 CHECKPOINT_MIB = 64
 
 
@@ -44,7 +55,9 @@ async def rows(data: Path) -> list[Row]:
         hash_, size = await trio.to_thread.run_sync(build_base_image, root / "base.tar", ())
         blobs = await open_blobs(root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
         await blobs.put_file(str(root / "base.tar"))
-        driver = Driver(small_settings(root, "bench"), blobs, Artifact("base", hash_, size))
+        driver = Driver(
+            small_settings(root / "sandbox", "bench"), blobs, Artifact("base", hash_, size)
+        )
         try:
             return await _measure(driver, root)
         finally:
@@ -73,13 +86,16 @@ async def _measure(driver: Driver, root: Path) -> list[Row]:
     bare = await trio.to_thread.run_sync(_bare, image.root, root)
     first, prepare, scrub = (statistics.median(times) for times in (starts, prepares, scrubs))
     against = ("bare runc run", round(bare, 4))
-    goal = f"under {START_GOAL_S} s"
+    most = BARE_FACTOR * bare + BARE_EXTRA_S
+    goal = f"at most {BARE_FACTOR} x bare + {BARE_EXTRA_S * 1000:.0f} ms = {most:.3f} s"
     return [
-        row("agreement to first output", first, "s", against, goal, first < START_GOAL_S),
+        row("agreement to first output", first, "s", against, goal, first <= most),
         row("of it: disk, inputs, mounts", prepare, "s", ("", 0.0),
             f"under {PREPARE_GOAL_S} s", prepare < PREPARE_GOAL_S),
         row("scrub", scrub, "s", ("", 0.0), f"under {PREPARE_GOAL_S} s", scrub < PREPARE_GOAL_S),
         await _checkpoint(driver),
+        await _many(driver),
+        *await _killed(driver, root),
     ]  # fmt: skip
 
 
@@ -122,6 +138,65 @@ async def _checkpoint(driver: Driver) -> Row:
     worst = float((await driver.log(work_id)).split()[-1])
     against = ("the whole checkpoint", round(whole, 4))
     return row("pause of a checkpoint", worst, "s", against, "under 0.5 s", worst < 0.5)
+
+
+async def _many(driver: Driver) -> Row:
+    """CPU that heartbeats and stats of many running jobs take: ours and all shims'."""
+    names = [await driver.started("sleep 600", disk_mib=4, memory_mib=16) for _ in range(JOBS)]
+    shims = [launch.shim_pid(driver.paths(name)) for name in names]
+    for name in names:
+        await driver.sandbox.observe(name)
+    began, shims_before = time.perf_counter(), sum(map(_cpu_s, shims))
+    before = time.process_time()
+    for _ in range(LOOK_ROUNDS):
+        for name in names:
+            assert (await driver.sandbox.observe(name)).state is RunState.RUNNING
+    looks_s = (time.process_time() - before) / LOOK_ROUNDS
+    with trio.move_on_after(5):
+        await trio.sleep_forever()
+    shims_share = (sum(map(_cpu_s, shims)) - shims_before) / (time.perf_counter() - began)
+    share = looks_s / LOOK_S + shims_share
+    theirs_s = await trio.to_thread.run_sync(_runc_stats, driver, names[:8]) / 8 * JOBS
+    for name in names:
+        await driver.sandbox.scrub(name)
+    against = ("runc events --stats of each", round(theirs_s / LOOK_S, 4))
+    goal = f"under {CORE_SHARE} of a core"
+    return row(f"heartbeats of {JOBS} jobs", share, "cores", against, goal, share < CORE_SHARE)
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _runc_stats(driver: Driver, names: list[str]) -> float:
+    """CPU seconds of the runtime's own statistics."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    for name in names:
+        paths = driver.paths(name)
+        command = ["runc", "--root", str(paths.live / "runtime"), "events", "--stats"]
+        subprocess.run([*command, paths.container], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+async def _killed(driver: Driver, root: Path) -> list[Row]:
+    """A node killed at random moments: is the job lost, are seconds lost or counted twice?"""
+    folder = root / "survivor"
+    folder.mkdir()
+    seen = await survive(driver, KILLS, seed=20, folder=folder)
+    lost = int(seen.exit_code != 9 or seen.starts != 1)
+    against = ("kills", float(seen.kills))
+    wrong_s = max(seen.ran_s - seen.metered_s, 0.0) + seen.backwards
+    worst_s = max(wrong_s, seen.drift_s)
+    clock = ("the job's own clock", round(seen.ran_s, 4))
+    return [
+        row("jobs lost", float(lost), "jobs", against, "none", lost == 0),
+        row("seconds metered", seen.metered_s, "s", clock, "not one second less or twice",
+            worst_s < 0.5 and seen.metered_s < seen.ran_s + 3),
+        row("worst disagreement of two looks", seen.drift_s, "s", clock, "under 0.5 s",
+            seen.drift_s < 0.5),
+    ]  # fmt: skip
 
 
 def _bare(image: Path, root: Path) -> float:

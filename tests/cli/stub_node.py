@@ -173,8 +173,7 @@ class Desk:
             **self.checked(raw), "ranking": [best], "held": "0.5", "refundable": "0.2",
             "waiting": "", "deadline": None, "explanation": self.explain(raw),
             "estimate": {
-                "price": "0.3", "expected_cost": "0.35", "ready_s": 98.0, "run_s": 90.0,
-                "is_guess": True,
+                "price": "0.3", "ready_s": 98.0, "run_s": 90.0, "is_guess": True,
             },
             "wallet": {"free": "0.4", "enough": False, "missing": "0.1"},
         }  # fmt: skip

@@ -15,7 +15,6 @@ from typing import Any
 
 import trio
 
-from node.adapters.ethereum.devnet import Devnet
 from node.adapters.oci.base_image import build_base_image
 from node.cli.town import Member, open_town
 from tests.adapters.registry.server import Registry
@@ -29,7 +28,6 @@ class Stage:
     """Everything that is up."""
 
     home: Path
-    devnet: Devnet
     registry: Registry
     nodes: dict[str, Member] = field(default_factory=dict)
 
@@ -103,10 +101,7 @@ def fill(registry: Registry, archive: Path, name: str) -> bytes:
 async def open_stage(
     home: Path, registry: Registry, providers: int, extra: dict[str, str]
 ) -> AsyncIterator[Stage]:
-    """Providers one to n and a requester, all in contact; whatever happens, all is removed.
-
-    `extra` is TOML by the table it belongs to: `top`, `provider` or `end`.
-    """
+    """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
     sells = [
         Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra)
@@ -114,7 +109,7 @@ async def open_stage(
     ]
     buys = Member("requester", home / "requester", extra={"end": extra.get("end", "")})
     async with open_town([*sells, buys], lambda _: None) as town:
-        stage = Stage(home, town.devnet, registry, {one.name: one for one in town.members})
+        stage = Stage(home, registry, {one.name: one for one in town.members})
         async with buys.client() as client:
             with trio.fail_after(PATIENCE_S):
                 while len((await client.get("/api/offers")).json()) < providers:

@@ -18,10 +18,12 @@ def autojump_clock() -> MockClock:
     return MockClock(autojump_threshold=0)
 
 
-async def _shop(world: World) -> Machine:
+async def _shop(world: World, policy: str = "fcfs") -> Machine:
     machine = world.add("shop", units=1, price=MILLION)
     assert machine.selling is not None
-    machine.selling = replace(machine.selling, preemptible_price_per_hour=MILLION // 4, grace_s=2)
+    machine.selling = replace(
+        machine.selling, preemptible_price_per_hour=MILLION // 4, grace_s=2, policy=policy
+    )
     await machine.start()
     await trio.sleep(1)
     return machine
@@ -161,3 +163,20 @@ async def test_a_job_that_made_way_goes_on_elsewhere(autojump_clock: MockClock) 
         await trio.sleep(20)
         assert world.ledger.burned == 0
         world.check_money()
+
+
+async def test_freed_units_are_kept_for_whom_they_were_freed(autojump_clock: MockClock) -> None:
+    """The victim asks again at once, and bids more: but it pays less, and has had its turn."""
+    async with open_world(57) as world:
+        machine = await _shop(world, policy="cost")
+        buyer = world.add("buyer")
+        await buyer.start()
+        (bob,) = await open_shoppers(world, "bob")
+        await trio.sleep(8)
+        job_id = await world.submit(buyer, "work 400", preemptible=True, value_of_time="0")
+        await trio.sleep(30)
+        assert world.job(buyer, job_id).state is JobState.RUNNING
+        firm = await bob.take(await bob.until_quoted(await bob.want(200), 30))
+        await trio.sleep(5)
+        assert _phase(machine, firm) == ("running", "none")
+        assert world.job(buyer, job_id).state is JobState.RECOVERING

@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from node.config import UnitPrice
+from node.ports import Check
 from tests.simulation.shopper import Shopper, open_shoppers, renewed
 from tests.simulation.world import MILLION, Machine, World, open_world
 
@@ -366,3 +367,24 @@ async def test_a_provider_that_was_down_hears_of_the_opening_before_it_sells_aga
         phases = {row["id"]: row["phase"] for row in machine.control.money.agreements()}
         assert phases[id_.hex()] == "running"
         assert bob.price(demand) is None
+
+
+async def test_a_machine_that_lets_code_out_sells_nothing_and_says_why(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(77) as world:
+        machine = world.add("shop", units=1, price=MILLION)
+        open_door = Check("escape 1", False, True, "mount got through", "update the runtime")
+        advice = Check("kernel settings", False, False, "could be stricter", "sysctl")
+        machine.sandbox.checks = (open_door, advice)
+        buyer = world.add("buyer")
+        for each in world.machines.values():
+            await each.start()
+        await trio.sleep(30)
+        assert machine.control is not None
+        assert buyer.control is not None
+        assert buyer.control.market.offers() == []
+        status = machine.control.selling.status()
+        assert status["unfit"] == [
+            {"check": "escape 1", "found": "mount got through", "fix": "update the runtime"}
+        ]

@@ -17,6 +17,7 @@ from market.units import UnixTime
 from tests.samples import AGREEMENT_ID, OTHER, START_S, artifact, demand, job, running_requester
 
 NOW = UnixTime(START_S + 100)
+ASKED = replace(demand(), max_duration_s=3000)
 
 
 def meter(*said: tuple[float, int], run_s: int = 0, since: Meter | None = None) -> Meter:
@@ -81,7 +82,8 @@ def placed(**changes: Any) -> Job:
         job(), gang=(AGREEMENT_ID,), attempts=(Attempt((AGREEMENT_ID,), run_s=1000),),
         checkpoint=artifact("/ckpt"),
     )  # fmt: skip
-    return replace(value, bid=replace(value.bid, value_of_time_per_hour=0), **changes)
+    bid = replace(value.bid, value_of_time_per_hour=0, max_duration_s=3000)
+    return replace(value, bid=bid, **changes)
 
 
 def cost(run_s: float, setup_s: float = 10) -> Cost:
@@ -93,11 +95,11 @@ def here(metered_s: int = 100) -> Agreement:
 
 
 def test_price_speed_and_what_is_lost_are_weighed() -> None:
-    move = move_to(placed(), here(), demand(), cost(500), 1800)
+    move = move_to(placed(), here(), ASKED, cost(500), 1800)
     assert (move.here, move.there) == (1.0, 0.5)
     assert (move.remaining_here_s, move.remaining_there_s) == (900, 450)
     assert (move.lost_s, move.transfer_s) == (5, 10)
-    bare = move_to(replace(placed(), checkpoint=None), here(), demand(), cost(1000), 1800)
+    bare = move_to(replace(placed(), checkpoint=None), here(), ASKED, cost(1000), 1800)
     assert bare.lost_s == 100, "without a checkpoint all of it is done again"
 
 
@@ -105,16 +107,22 @@ def test_price_speed_and_what_is_lost_are_weighed() -> None:
     ("price", "reason"), [(1800, Reason.BETTER_OFFER), (3500, None), (7200, None)]
 )
 def test_only_what_pays_for_itself_and_half_more(price: int, reason: Reason | None) -> None:
-    assert why_leave(placed(), here(), NOW, demand(), cost(1000), price) is reason
+    assert why_leave(placed(), here(), NOW, ASKED, cost(1000), price) is reason
+
+
+def test_a_guess_of_the_work_is_not_trusted_beyond_what_is_paid_for() -> None:
+    short = placed()
+    short = replace(short, bid=replace(short.bid, max_duration_s=300))
+    assert move_to(short, here(), ASKED, cost(1000), 1800).remaining_here_s == 200
 
 
 def test_a_moved_job_rests_and_its_moves_are_counted() -> None:
     moved = placed(moves=1, move_at_ms=int(NOW * 1000))
     soon, later = UnixTime(NOW + REST_S - 1), UnixTime(NOW + REST_S)
-    assert why_leave(moved, here(), soon, demand(), cost(1000), 1) is None
-    assert why_leave(moved, here(), later, demand(), cost(1000), 1) is Reason.BETTER_OFFER
+    assert why_leave(moved, here(), soon, ASKED, cost(1000), 1) is None
+    assert why_leave(moved, here(), later, ASKED, cost(1000), 1) is Reason.BETTER_OFFER
     tired = replace(moved, moves=MOVES_MAX)
-    assert why_leave(tired, here(), later, demand(), cost(1000), 1) is None
+    assert why_leave(tired, here(), later, ASKED, cost(1000), 1) is None
 
 
 def test_a_degraded_provider_is_left_without_the_margin() -> None:
@@ -122,10 +130,10 @@ def test_a_degraded_provider_is_left_without_the_margin() -> None:
                  reference=3_600_000, below_since_ms=1, degraded=True)  # fmt: skip
     value = placed(meter=slow)
     # Left: 1200 s at half the speed; there 600 s at 1.9 of the price: hardly a saving.
-    assert why_leave(value, here(), NOW, demand(), cost(1000), 6840) is Reason.DEGRADED
-    assert why_leave(value, here(), NOW, demand(), cost(1000), 7200) is None
+    assert why_leave(value, here(), NOW, ASKED, cost(1000), 6840) is Reason.DEGRADED
+    assert why_leave(value, here(), NOW, ASKED, cost(1000), 7200) is None
     sound = replace(slow, degraded=False)
-    assert why_leave(placed(meter=sound), here(), NOW, demand(), cost(1000), 6840) is None
+    assert why_leave(placed(meter=sound), here(), NOW, ASKED, cost(1000), 6840) is None
 
 
 # Deadlines.

@@ -93,5 +93,5 @@ def test_what_was_opened_before_this_node_looked_is_left_alone() -> None:
 
 
 def test_a_damaged_note_is_a_stranger() -> None:
-    standing = Standing(Still(), {b"standing/provider/" + GOOD: b"\xff", b"standing/open/x": b""})
+    standing = Standing(Still(), {b"repute/provider/" + GOOD: b"\xff", b"repute/open/x": b""})
     assert standing.reliability_ppm(GOOD) == PRIOR_PPM

@@ -24,6 +24,12 @@ log = structlog.get_logger("devices")
 _VENDOR_WORDS: Final = frozenset({"NVIDIA", "GeForce", "Tesla", "Quadro", "Graphics", "GPU"})
 _FAMILIES: Final = ("RTX", "GTX")
 _GRADES: Final = frozenset({"Ti", "SUPER", "Super", "D"})
+_BRAKES: Final = {  # nvmlClocksThrottleReason*
+    0x08: "slowed down by the hardware",
+    0x20: "too hot",
+    0x40: "far too hot",
+    0x80: "the power supply brakes it",
+}
 _NAME_BYTES_MAX = 64  # what an offer carries
 _LOST = "the GPU has fallen off the bus; restart the machine"
 _WORN = "the GPU has run out of spare memory rows; have it replaced"
@@ -125,7 +131,17 @@ def _unit(index: int, handle: Any, board: Any, cuda: int, driver: str) -> Unit |
         said = re.search(r"MIG\s+(\S+)", str(_try(pynvml.nvmlDeviceGetName, handle) or ""))
         profile = said[1] if said else f"{round(memory.total / MIB / 1024)}gb"
         name = f"{name} MIG {profile}"[:_NAME_BYTES_MAX]
-    return Unit(index, name, str(uuid), memory.total // MIB, False, cuda, driver)
+    return Unit(
+        index=index,
+        name=name,
+        uuid=str(uuid),
+        ram_mib=memory.total // MIB,
+        declared=False,
+        cuda_vers=cuda,
+        driver_version=driver,
+        pcie_gen=_try(pynvml.nvmlDeviceGetMaxPcieLinkGeneration, board) or 0,
+        pcie_lanes=_try(pynvml.nvmlDeviceGetMaxPcieLinkWidth, board) or 0,
+    )
 
 
 def _look(slot: _Slot) -> UnitHealth:
@@ -142,6 +158,7 @@ def _look(slot: _Slot) -> UnitHealth:
     heat = _try(pynvml.nvmlDeviceGetTemperature, slot.board, pynvml.NVML_TEMPERATURE_GPU)
     power_mw = _try(pynvml.nvmlDeviceGetPowerUsage, slot.board)
     rows = _try(pynvml.nvmlDeviceGetRemappedRows, slot.board)
+    running = _try(pynvml.nvmlDeviceGetComputeRunningProcesses, slot.handle)
     worn = rows is not None and bool(rows[3])
     return UnitHealth(
         index=index,
@@ -151,7 +168,14 @@ def _look(slot: _Slot) -> UnitHealth:
         memory_used_mib=int(used_mib),
         temperature_c=None if heat is None else int(heat),
         power_w=None if power_mw is None else round(power_mw / 1000),
+        processes=None if running is None else len(running),
+        throttled=_throttled(_try(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, slot.board)),
     )
+
+
+def _throttled(reasons: int | None) -> str:
+    """The reasons that mean that something is wrong; a power limit set by the owner does not."""
+    return ", ".join(word for bit, word in _BRAKES.items() if (reasons or 0) & bit)
 
 
 def _cuda(version: int) -> int:

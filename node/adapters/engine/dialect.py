@@ -23,12 +23,6 @@ PODMAN_API = "/v4.0.0/libpod"
 _PODMAN_MAJOR_MIN = 4
 _PROCESSES_MAX = 4096  # per user, which is one slot; the limit that counts is the group's
 
-GATE = (
-    'read -r go && [ "$go" = go ] || exit 125; read -r more; eval "$more"; unset go more; '
-    '/bin/sh -c "$0" </dev/null; exit $?'
-)
-"""As `bundle.GATE`, and reads a line that sets what the engine must not write to its disk."""
-
 
 class Kind(Enum):
     """Who answers."""
@@ -48,6 +42,7 @@ class Engine:
     version: str
     systemd: bool
     remapped: int = 0
+    runtime: str = ""  # what makes its containers unless it is told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +63,16 @@ def recognise(version: Any, info: Any) -> Engine:
     names = {str(part.get("Name")): part for part in version.get("Components") or ()}
     systemd = info.get("CgroupDriver") == "systemd"
     said = str(version.get("Version") or "0")
+    runtime = str(info.get("DefaultRuntime") or "").rsplit("/", 1)[-1]
     if "Podman Engine" not in names:
         root = str(info.get("DockerRootDir") or "")
         ids = root.rsplit("/", 1)[-1].split(".")
         mapped = any("name=userns" in str(o) for o in info.get("SecurityOptions") or ())
         first = int(ids[0]) if mapped and ids[0].isdigit() else 0
-        return Engine(Kind.DOCKER, said, systemd, first)
+        return Engine(Kind.DOCKER, said, systemd, first, runtime)
     if int(said.split(".")[0] or 0) < _PODMAN_MAJOR_MIN:
         raise SandboxError(f"Podman {said} is too old", hint="Podman 4 or newer")
-    return Engine(Kind.PODMAN, said, systemd)
+    return Engine(Kind.PODMAN, said, systemd, runtime=runtime)
 
 
 def create(engine: Engine, plan: Plan, named: Named) -> tuple[str, dict[str, Any]]:
@@ -94,29 +90,8 @@ def removal(engine: Engine, container: str) -> str:
     return f"{DOCKER_API}/containers/{quote(container)}?force=1&v=1"
 
 
-def gate(secrets: tuple[tuple[str, str], ...]) -> str:
-    """What is written to the gate: `go`, and a line of shell that sets these variables."""
-    parts = [f"{name}={_quoted(value)}; {name}=${{{name}%.}}; export {name}; "
-             for name, value in secrets]  # fmt: skip
-    return "go\n" + "".join(parts) + ":\n"
-
-
-def _quoted(value: str) -> str:
-    """A word of shell on one line, with a dot after it that keeps newlines at its end."""
-    octal = "".join(
-        char if char.isalnum() and char.isascii() else "".join(f"\\{b:03o}" for b in char.encode())
-        for char in value
-    )
-    return f"$(printf '{octal}.')"
-
-
 def _labels(named: Named) -> dict[str, str]:
     return {INSTANCE_LABEL: named.instance, WORK_LABEL: named.work}
-
-
-def _environment(plan: Plan) -> list[str]:
-    secret = {name for name, _ in plan.secrets}
-    return [f"{name}={value}" for name, value in sorted(plan.envs.items()) if name not in secret]
 
 
 def _docker(plan: Plan, named: Named) -> dict[str, Any]:
@@ -159,10 +134,10 @@ def _docker(plan: Plan, named: Named) -> dict[str, Any]:
         host["Runtime"] = named.runtime
     return {
         "Image": named.image,
-        "Entrypoint": ["/bin/sh", "-c", GATE],
+        "Entrypoint": ["/bin/sh", "-c", bundle.GATE],
         "Cmd": [plan.command],
         "User": user,
-        "Env": _environment(plan),
+        "Env": bundle.plain(plan),
         "WorkingDir": plan.cwd,
         "Hostname": plan.hostname,
         "Labels": _labels(named),
@@ -180,13 +155,13 @@ def _docker(plan: Plan, named: Named) -> dict[str, Any]:
 def _podman(plan: Plan, named: Named) -> dict[str, Any]:
     ids = [{"container_id": 0, "host_id": plan.identity.base, "size": plan.identity.size}]
     private = {"nsmode": "private"}
-    body = {
+    return {
         "name": named.container,
         "rootfs": plan.root,
         "entrypoint": [],
-        "command": ["/bin/sh", "-c", GATE, plan.command],
+        "command": ["/bin/sh", "-c", bundle.GATE, plan.command],
         "user": f"{plan.identity.inside}:{plan.identity.inside}",
-        "env": dict(pair.split("=", 1) for pair in _environment(plan)),
+        "env": dict(pair.split("=", 1) for pair in bundle.plain(plan)),
         "work_dir": plan.cwd,
         "hostname": plan.hostname,
         "labels": _labels(named),
@@ -233,9 +208,6 @@ def _podman(plan: Plan, named: Named) -> dict[str, Any]:
         "umask": "0022",
         "sdnotifyMode": "ignore",
     }
-    if named.runtime:
-        body["oci_runtime"] = named.runtime
-    return body
 
 
 def _podman_mounts(plan: Plan) -> list[dict[str, Any]]:

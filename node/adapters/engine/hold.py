@@ -145,9 +145,8 @@ class EngineContainer(Held):
     def open_gate(self) -> None:
         """Let the job begin; what it must not find on a disk comes this way."""
         assert self._stream is not None
-        gate = self._engine["gate"]
         try:
-            self._stream.sendall(read(gate).encode(errors="surrogateescape"))
+            self._stream.sendall(read(self._spec["gate"]).encode())
         except OSError:
             return  # it died before it could read, which its exit code will say
 

@@ -50,6 +50,12 @@ class EngineRuntime:
         self._settings = settings
         self._client = Client(settings.socket)
         self.engine = recognise(settings.socket)
+        wanted = Path(settings.runtime).name
+        if self.engine.kind is Kind.PODMAN and wanted not in ("", self.engine.runtime):
+            raise SandboxError(
+                f"this Podman runs containers with {self.engine.runtime}, not {wanted}",
+                hint=f"start it as: podman --runtime {settings.runtime} system service",
+            )
 
     @property
     def shim(self) -> str:
@@ -130,13 +136,11 @@ class EngineRuntime:
                 "start": start,
                 "inspect": f"{at}/json",
                 "remove": dialect.removal(self.engine, name),
-                "gate": str(paths.live / "gate"),
             }
         }
 
     def made(self, paths: WorkPaths) -> None:
-        """Secrets need not lie about for the job's whole life."""
-        (paths.live / "gate").unlink(missing_ok=True)
+        """The engine keeps what it needs by itself."""
 
     def execute(
         self, paths: WorkPaths, plan: bundle.Plan, argv: tuple[str, ...], terminal: Terminal | None
@@ -203,9 +207,6 @@ class EngineRuntime:
 
     def _make_group(self, paths: WorkPaths, plan: bundle.Plan) -> None:
         (paths.live / "seccomp.json").write_text(json.dumps(seccomp.profile()))
-        gate = paths.live / "gate"
-        gate.touch(mode=0o600)
-        gate.write_text(dialect.gate(plan.secrets), errors="surrogateescape")
         if self.engine.systemd:
             return
         group = Cgroup(paths.cgroup, cgroups.is_v2())

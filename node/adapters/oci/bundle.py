@@ -15,8 +15,15 @@ from node.adapters.oci import seccomp
 from node.adapters.oci.cdi import Edits
 from node.adapters.oci.settings import INPUT, OUT, PROGRESS, Identity
 
-GATE = 'read -r go && [ "$go" = go ] || exit 125; /bin/sh -c "$0" </dev/null; exit $?'
-"""The first process: waits until the node has verified the container, then stays as its init."""
+GATE = (
+    'read -r go && [ "$go" = go ] || exit 125; read -r more; eval "$more"; unset go more; '
+    '/bin/sh -c "$0" </dev/null 2>&1; exit $?'
+)
+"""The first process: waits until the node has verified the container, then stays as its init.
+
+The line that it evaluates sets the secret variables, which so come into no file of a runtime's or
+an engine's. Both outputs are one stream, in the order in which they were written.
+"""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CPU_PERIOD_US = 100_000
@@ -139,10 +146,32 @@ def _process(plan: Plan) -> dict[str, Any]:
         "terminal": False,
         "user": {"uid": plan.identity.inside, "gid": plan.identity.inside, "umask": 0o022},
         "args": ["/bin/sh", "-c", GATE, plan.command],
-        "env": [f"{name}={value}" for name, value in sorted(plan.envs.items())],
+        "env": plain(plan),
         "cwd": plan.cwd,
         **confinement(plan.files, plan.locked_bytes),
     }
+
+
+def plain(plan: Plan) -> list[str]:
+    """The variables that may stand in a file."""
+    secret = {name for name, _ in plan.secrets}
+    return [f"{name}={value}" for name, value in sorted(plan.envs.items()) if name not in secret]
+
+
+def gate(secrets: tuple[tuple[str, str], ...]) -> str:
+    """What is written to the gate: `go`, and a line of shell that sets these variables."""
+    parts = [
+        f"{name}={_quoted(value)}; {name}=${{{name}%.}}; export {name}; " for name, value in secrets
+    ]
+    return "go\n" + "".join(parts) + ":\n"
+
+
+def _quoted(value: str) -> str:
+    """A word of shell on one line, with a dot after it that keeps newlines at its end."""
+    data = value.encode(errors="surrogateescape")
+    octal = "".join(chr(byte) if chr(byte).isalnum() and byte < 128 else f"\\{byte:03o}"
+                    for byte in data)  # fmt: skip
+    return f"$(printf '{octal}.')"
 
 
 def confinement(files: int, locked_bytes: int) -> dict[str, Any]:

@@ -144,11 +144,10 @@ class Container(Held):
     def open_gate(self) -> None:
         """Let the job begin."""
         try:
-            os.write(self.gate, b"go\n")
+            with os.fdopen(self.gate, "wb") as gate:
+                gate.write(read(self._spec["gate"]).encode())
         except BrokenPipeError:
             return  # it died before it could read, which its exit code will say
-        finally:
-            os.close(self.gate)
 
     def kill(self) -> None:
         """End the first process and with it all others of its pid namespace."""

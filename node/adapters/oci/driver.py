@@ -148,6 +148,8 @@ class ContainerSandbox:
         if not argv or any("\0" in word for word in argv):
             raise SandboxError("there is no program to execute", hint="name one, like: sh")
         plan = await thread(self._plan_of_running, paths)
+        if terminal is not None:
+            plan = replace(plan, envs={"TERM": "xterm-256color", **plan.envs})
         async with self._runtime.execute(paths, plan, argv, terminal) as execution:
             yield execution
 
@@ -227,6 +229,7 @@ class ContainerSandbox:
                 cgroup,
                 self._settings,
                 container,
+                gate=bundle.gate(plan.secrets),
                 wall_s=manifest.max_duration_s or 2**31,
                 grace_s=manifest.grace_s,
             )
@@ -237,7 +240,9 @@ class ContainerSandbox:
         shim = self._runtime.shim
         await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
         await thread(self._runtime.made, paths)
-        await thread(partial(paths.secrets.unlink, missing_ok=True))
+        # The job has its variables now; secrets need not lie about for its whole life.
+        for file in (paths.secrets, paths.live / "gate"):
+            await thread(partial(file.unlink, missing_ok=True))
 
     def _plan(
         self, paths: WorkPaths, manifest: Manifest, units: tuple[int, ...], secret: bool

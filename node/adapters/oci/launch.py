@@ -35,15 +35,17 @@ def write_spec(
     settings: OciSettings,
     container: dict[str, Any],
     *,
+    gate: str,
     wall_s: int,
     grace_s: int,
 ) -> Path:
-    """The shim's specification, in memory; returns its path.
+    """The shim's specification, in memory; returns its path. `gate` is what opens it.
 
     `container` says how the container is held: what the runtime's own part of the shim wants.
     """
     spec = {
         **container,
+        "gate": str(paths.live / "gate"),
         "cgroup": cgroup.path,
         "freezer": cgroup.freezer(),
         "processes_file": str(cgroup.processes_file),
@@ -58,6 +60,8 @@ def write_spec(
         "wall_s": wall_s,
         "grace_s": grace_s,
     }
+    (paths.live / "gate").touch(mode=0o600)
+    (paths.live / "gate").write_text(gate)
     file = paths.live / "shim.json"
     file.write_text(json.dumps(spec))
     return file

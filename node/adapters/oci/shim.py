@@ -27,6 +27,7 @@ from node.adapters.oci.records import Clock, Log, replace
 
 TICK_S = 1.0  # how often the clock on disk moves; only a power cut makes that matter
 FREEZE_S = 5.0  # a process in uninterruptible sleep can hold a freeze up
+STILL_TICKS = 5  # a checkpoint freezes a job for milliseconds, on a bad day for two seconds
 DRAIN_S = 10.0  # for output that is under way once all who wrote it are dead
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -105,7 +106,7 @@ def watch(
     poll = select.poll()
     for descriptor in (ended, control, container.output):
         poll.register(descriptor, select.POLLIN)
-    ticked = 0.0
+    ticked, still = 0.0, 0
     while True:
         ready = dict(poll.poll(min(TICK_S, ending.timeout_s()) * 1000))
         if container.output in ready:
@@ -126,6 +127,10 @@ def watch(
             ticked = clock.seconds()
             clock.tick()
             container.cpu_ms()
+            # A node killed while it took a checkpoint has left the job standing still.
+            still = still + 1 if not clock.paused and is_frozen(spec) else 0
+            if still >= STILL_TICKS:
+                freeze(spec, False)
 
 
 def obey(order: str, clock: Clock, ending: Ending, spec: dict[str, Any]) -> None:
@@ -163,6 +168,12 @@ def freeze(spec: dict[str, Any], still: bool) -> bool:
         if time.monotonic() > deadline:
             return False
         time.sleep(0.002)
+
+
+def is_frozen(spec: dict[str, Any]) -> bool:
+    """Whether the job's programs stand still now."""
+    _, look_at, sign = spec["freezer"]["still"]
+    return sign in read(look_at)
 
 
 def outcome(code: int, number: int, container: Held, ending: Ending) -> dict[str, Any]:

@@ -128,6 +128,13 @@ class Driver:
             while text not in await self.log(work_id):
                 await trio.sleep(0.01)
 
+    async def wait_started(self, work_id: str) -> None:
+        """Until the job's own first command has run, which may be a while after the start."""
+        volume = self.paths(work_id).volume
+        with trio.fail_after(PATIENCE_S):
+            while not any(volume.glob("v*/starts")):
+                await trio.sleep(0.01)
+
     async def scrub(self) -> None:
         """Remove every job this driver was given."""
         for work_id in self._works:
@@ -158,7 +165,8 @@ def engine(kind: str, folder: Path) -> Iterator[Path]:
     if kind == "docker":
         command = ["dockerd", "--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec",
                    "-H", f"unix://{socket}", "--pidfile", f"{folder}/pid", "--iptables=false",
-                   "--ip6tables=false", "--bridge=none"]  # fmt: skip
+                   "--ip6tables=false", "--bridge=none",
+                   "--add-runtime", f"liar={folder}/liar"]  # fmt: skip
     else:
         command = ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run",
                    "--cgroup-manager", "cgroupfs", "--events-backend", "file", "--runtime", "runc",

@@ -37,7 +37,8 @@ LIES = {
     "no seccomp filter": ("del linux['seccomp']", "seccomp"),
     "new privileges": ("process['noNewPrivileges'] = False; del linux['seccomp']", "no_new_privs"),
     "capabilities": (
-        "process['capabilities'] = {k: ['CAP_NET_RAW'] for k in process['capabilities']}",
+        "process['capabilities'] = {k: ['CAP_NET_RAW'] for k in "
+        "('bounding', 'effective', 'inheritable', 'permitted', 'ambient')}",
         "CapBnd",
     ),
     "no user namespace": (
@@ -96,7 +97,8 @@ async def test_a_runtime_that_drops_something_is_found_out(
     assert await driver.log(workspace.work_id) == "hostile code ran\n"
 
 
-async def test_a_granted_gpu_is_there_and_no_other(driver: Driver, tmp_path: Path) -> None:
+async def test_a_granted_gpu_is_there_and_no_other(each_driver: Driver, tmp_path: Path) -> None:
+    driver = each_driver
     uuid = "GPU-5f0c1b7e-0000-4000-8000-000000000001"
     for name, minor in (("nvidia0", 8), ("nvidia1", 9)):
         os.mknod(tmp_path / name, stat.S_IFCHR | 0o666, os.makedev(1, minor))
@@ -131,8 +133,7 @@ async def test_a_granted_gpu_is_there_and_no_other(driver: Driver, tmp_path: Pat
     directory.mkdir()
     (directory / "nvidia.json").write_text(json.dumps(spec))
     units = (Unit(0, "RTX 4090", uuid, 24_564, declared=False),)
-    settings = driver.again(cdi_dirs=(directory,))._settings
-    sandbox = OciSandbox(settings, driver.blobs, NoGpus(units))
+    sandbox = driver.again(NoGpus(units), cdi_dirs=(directory,))
     workspace = driver.workspace(
         "ls /dev/nvidia*; cat $LD_LIBRARY_PATH/libcuda.so.1; echo; echo $NVIDIA_VISIBLE_DEVICES; "
         "head -c 4 /dev/nvidia0 | wc -c; echo no > /usr/lib/gpu/libcuda.so.1"
@@ -143,6 +144,30 @@ async def test_a_granted_gpu_is_there_and_no_other(driver: Driver, tmp_path: Pat
     lines = (await driver.log(workspace.work_id)).splitlines()
     assert lines[:4] == ["/dev/nvidia0", "a library", uuid, "4"]
     assert "Read-only file system" in lines[4]
+
+
+@pytest.mark.parametrize("lie", ["no seccomp filter", "capabilities", "root inside"])
+@pytest.mark.parametrize("each_driver", ["docker"], indirect=True)
+async def test_an_engine_whose_runtime_lies_is_found_out(each_driver: Driver, lie: str) -> None:
+    change, said = LIES[lie]
+    runtime = each_driver.settings.socket.with_name("liar")
+    real = shutil.which("runc")
+    runtime.write_text(LIAR.format(python=sys.executable, change=change, runtime=real))
+    runtime.chmod(0o755)
+    sandbox = each_driver.again(runtime="liar")
+    workspace = each_driver.workspace("echo hostile code ran")
+    await sandbox.prepare(workspace)
+    with pytest.raises(SandboxError, match=said):
+        await sandbox.start(workspace.work_id)
+    assert await each_driver.log(workspace.work_id) == ""
+    assert (await sandbox.observe(workspace.work_id)).state is RunState.PREPARED
+
+
+@pytest.mark.parametrize("each_driver", ["podman"], indirect=True)
+async def test_podman_is_not_told_which_runtime_to_use(each_driver: Driver) -> None:
+    with pytest.raises(SandboxError, match="with runc, not runsc") as caught:
+        each_driver.again(runtime="runsc")
+    assert "podman --runtime runsc" in caught.value.hint
 
 
 async def test_an_unknown_gpu_is_an_error_that_says_what_to_do(driver: Driver) -> None:

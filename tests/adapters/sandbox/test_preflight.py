@@ -1,0 +1,81 @@
+"""What a machine must be to run strangers' code, and how a lack of it is said."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from node.adapters.oci import doctor, preflight
+from node.adapters.oci.doctor import Attempt
+from node.adapters.oci.runtime import OciRuntime
+from node.adapters.oci.settings import OciSettings
+from node.ports import Check
+from tests.adapters.sandbox.harness import Driver
+
+
+def failed(checks: tuple[Check, ...]) -> dict[str, Check]:
+    """Those that keep a node from selling, by name; each says what to do."""
+    found = {check.name: check for check in checks if check.critical and not check.ok}
+    assert all(check.sentence and check.fix for check in found.values())
+    return found
+
+
+@pytest.mark.sandbox
+async def test_this_machine_is_fit(each_driver: Driver) -> None:
+    checks = await each_driver.sandbox.preflight()
+    assert failed(checks) == {}
+    names = [check.name for check in checks]
+    assert {"root", "control groups", "seccomp", "disk quota"} <= set(names)
+    assert sum(name.startswith("escape ") for name in names) == len(doctor.CLASSES) - 1
+    assert await each_driver.sandbox.works() == ()
+
+
+async def test_a_runtime_that_is_not_there_is_named(tmp_path: Path) -> None:
+    checks = await OciRuntime(OciSettings(tmp_path, runtime="no-such-runtime")).checks()
+    assert "no-such-runtime is not installed" in failed(checks)["runtime"].sentence
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
+def test_an_ordinary_user_cannot_enforce_limits_and_is_told(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        checks = preflight.machine(OciSettings(Path("/var/tmp/gridsouk-nobody")))
+        rows = [[check.name, check.ok, check.sentence, check.fix] for check in checks]
+        os.write(write, json.dumps(rows).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        rows = {name: (ok, sentence, fix) for name, ok, sentence, fix in json.load(pipe)}
+    os.waitpid(pid, 0)
+    assert not rows["root"][0]
+    assert not rows["control groups"][0]
+    assert "limits would not hold" in rows["control groups"][1]
+    assert "root" in rows["control groups"][2]
+
+
+def test_an_open_door_and_a_class_that_was_not_tried_are_failures() -> None:
+    tried = tuple(
+        Attempt(kind, f"try {kind}", "ALLOWED" if kind == 10 else "EPERM")
+        for kind in doctor.CLASSES
+        if kind not in (19, 25)
+    )
+    found = failed(preflight.by_class(tried))
+    assert set(found) == {
+        "escape 10: open sockets past the network namespace",
+        "escape probe",
+    }
+    assert "try 10" in found["escape 10: open sockets past the network namespace"].sentence
+    assert "25" in found["escape probe"].sentence
+
+
+@pytest.mark.parametrize("outcome", ["ALLOWED", "EINVAL", "EFAULT", "EBADF"])
+def test_a_complaint_about_arguments_is_an_open_door(outcome: str) -> None:
+    assert not Attempt(1, "mount", outcome).blocked
+    assert Attempt(1, "mount", "EPERM").blocked
