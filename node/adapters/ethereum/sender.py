@@ -279,7 +279,8 @@ class Sender:
                 hint="give each node a data directory and keys of its own",
             )
         raise unreachable or ChainError(
-            "the transaction was not mined in time", hint="it is looked after and may still be"
+            f"transaction 0x{entry.tries[-1].hash.hex()} was not mined in time",
+            hint="it may still be: look it up before you send anew",
         )
 
     async def _look_for_receipt(self, entry: Pending) -> None:
