@@ -132,7 +132,8 @@ class Sender:
                 await self.tend()
             except ChainError as problem:
                 self.trouble = str(problem)
-            await trio.sleep(self._pace.look_s)
+            # What is mined is only looked at to see whether it stays so.
+            await trio.sleep(self._pace.look_s * (1 if self.unmined() else 4))
 
     async def tend(self) -> None:
         """One look at everything pending. Raises ChainError if the chain cannot be asked."""
