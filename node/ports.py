@@ -276,6 +276,7 @@ class Observed:
     signal: int = 0
     out_of_memory: bool = False
     timed_out: bool = False
+    lost: bool = False  # nobody wrote how it ended: its machine or its shim died
     cpu_ms: int = 0
     memory_bytes: int = 0
     gpu_ppm: int = 0  # the mean load of its GPUs

@@ -241,6 +241,9 @@ class Provider:
             except SandboxError as problem:
                 return (Broke(str(problem)),)
         seen = await self._ports.sandbox.observe(a.id.hex())
+        if seen.state is RunState.ABSENT or seen.lost:
+            # Not the job's own end: it goes on elsewhere, from its checkpoint.
+            return (Broke("its machine went down while it ran"),)
         if start and seen.state is RunState.RUNNING and seen.metered_s < 1.0:
             await self._shop.started(self._ports.clock.now() - begun)
         return (_looked(a, seen),)
@@ -316,21 +319,16 @@ class Provider:
 
 
 def _looked(a: Agreement, seen: Observed) -> Looked:
-    """An observation as the agreement's report; what vanished has exited."""
+    """An observation as the agreement's report."""
     exited = seen.state is RunState.EXITED
-    vanished = seen.state is RunState.ABSENT
     reason = ""
-    if vanished:
-        reason = "the work vanished from the sandbox"
-    elif seen.timed_out:
+    if seen.timed_out:
         reason = "it ran longer than max_duration"
     elif seen.out_of_memory:
         reason = "out of memory"
     report = Report(
-        work=WorkState.EXITED if exited or vanished else WorkState.RUNNING,
-        exit_code=(128 + seen.signal if seen.signal else seen.exit_code) & 0xFF
-        if exited
-        else (255 if vanished else 0),
+        work=WorkState.EXITED if exited else WorkState.RUNNING,
+        exit_code=(128 + seen.signal if seen.signal else seen.exit_code) & 0xFF if exited else 0,
         out_of_memory=seen.out_of_memory,
         reason=reason,
         cpu_ms=seen.cpu_ms,

@@ -2,6 +2,7 @@
 
     python -m scripts.deploy sepolia --rpc URL --keystore FILE --password-file FILE
     python -m scripts.deploy sepolia --rpc URL --check          # only look; needs no key
+    python -m scripts.deploy custom --chain-id N --windows testnet --rpc URL ...
 
     wrong chain id --> refuse          deployer absent --> put it there (its known transaction)
     our code there --> nothing to do   other code there --> refuse
@@ -35,8 +36,10 @@ from node.adapters.ethereum.deployment import (
     DEPLOYER_COST_WEI,
     DEPLOYER_SIGNER,
     DEPLOYER_TX,
+    LOCAL,
     NETWORKS,
     SALT,
+    TESTNET,
     Network,
     address_of,
     check_code,
@@ -48,6 +51,7 @@ from node.adapters.ethereum.pending import Call
 from node.adapters.ethereum.rpc import Rpc, RpcError
 from node.adapters.ethereum.sender import Sender
 
+WINDOWS: Final = {"local": LOCAL, "testnet": TESTNET}
 FOLDER: Final = Path(__file__).resolve().parents[1] / "contracts" / "deployments"
 FEE_CAP_WEI: Final = 200_000_000_000
 DEPLOYER_LOOKS: Final = 120  # a second apart
@@ -201,7 +205,11 @@ async def deploy(
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 if everything stands and was checked, 1 if not, 2 for wrong usage."""
     parser = argparse.ArgumentParser(prog="scripts.deploy", description=(__doc__ or "")[:70])
-    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("network", choices=[*sorted(NETWORKS), "custom"])
+    parser.add_argument("--chain-id", type=int, metavar="N", help="of a custom network")
+    parser.add_argument(
+        "--windows", choices=sorted(WINDOWS), default="testnet", help="of a custom network"
+    )
     parser.add_argument("--rpc", action="append", required=True, metavar="URL")
     parser.add_argument("--keystore", type=Path, metavar="FILE", help="keystore v3 of who pays")
     parser.add_argument("--password-file", type=Path, metavar="FILE")
@@ -211,9 +219,12 @@ def main(arguments: list[str] | None = None) -> int:
     said = parser.parse_args(arguments)
     if not said.check and not (said.keystore and said.password_file):
         parser.error("--keystore and --password-file are needed (or --check)")
+    if (said.network == "custom") != (said.chain_id is not None):
+        parser.error("--chain-id goes with custom, and custom needs it")
+    network = NETWORKS.get(said.network) or Network("custom", said.chain_id, WINDOWS[said.windows])
     try:
         key = None if said.check else unlock(said.keystore, said.password_file)
-        work = partial(deploy, NETWORKS[said.network], tuple(said.rpc), key)
+        work = partial(deploy, network, tuple(said.rpc), key)
         described = trio.run(partial(work, token=not said.no_token))
     except MarketError as problem:
         _say(f"deploy: {problem}")

@@ -32,7 +32,6 @@ class PlacingRun:
     tasks: int
     failed: int
     moves: int
-    slivers_pct: float = 0.0  # of what is unallocated: on units with less left than any task asks
     curve: tuple[tuple[float, float], ...] = ()  # (demand, allocated), in percent of all GPUs
 
 
@@ -98,13 +97,5 @@ def run_placing(
         len(tasks),
         failed,
         mover.moves if mover else 0,
-        _slivers_pct(fleet, shapes),
         tuple(curve),
     )
-
-
-def _slivers_pct(fleet: Fleet, shapes: Sequence[Shape]) -> float:
-    """How much of what is left no placement could have sold any more, in percent."""
-    least = min((shape.milli for shape in shapes if shape.units), default=0)
-    left = fleet.gpu_left
-    return 100.0 * float(left[left < least].sum()) / max(1.0, float(left.sum()))

@@ -69,11 +69,14 @@ def _tell(town: Town, as_json: bool) -> None:
         "chain id": town.devnet.chain_id,
         "escrow": f"0x{town.devnet.escrow.hex()}",
         "token": f"0x{town.devnet.token.hex()}",
+        "bootstrap": town.bootstrap,
     }
     for index, member in enumerate(town.members):
         facts[f"{member.name} config"] = member.config
         facts[f"{member.name} web view"] = member.url
         facts[f"{member.name} wallet key"] = f"0x{town.devnet.keys[index + 1].hex()}"
+    for number in (1, 2):  # for whoever wants to join with a node of his own
+        facts[f"spare wallet key {number}"] = f"0x{town.devnet.keys[-number].hex()}"
     if as_json:
         write_json(
             {"devnet": {name.replace(" ", "_"): str(value) for name, value in facts.items()}}

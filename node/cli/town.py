@@ -143,6 +143,7 @@ class Town:
 
     devnet: Devnet
     members: tuple[Member, ...]
+    bootstrap: str  # the address of its first node
 
     @property
     def providers(self) -> tuple[Member, ...]:
@@ -175,7 +176,7 @@ async def open_town(members: Sequence[Member], said: Callable[[str], None]) -> A
                 bootstrap = bootstrap or status["addresses"][:1]
                 pid = member.process.pid if member.process else "?"
                 said(f"{member.name}: process {pid}, peer {member.peer[:12]}")
-            yield Town(devnet, tuple(members))
+            yield Town(devnet, tuple(members), bootstrap[0] if bootstrap else "")
         finally:
             with trio.CancelScope(shield=True):
                 for member in members:

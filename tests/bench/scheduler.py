@@ -74,9 +74,6 @@ def placement_rows(trace: Trace) -> Iterator[Row]:
     yield row("balanced: GPUs allocated", ours, "%", against, goal, ours >= 95.8)
     simulator = ("FGD's Go simulator", 2.8)
     yield row("balanced: placements", rate, "1/s CPU", simulator, "at least 2,000", rate >= 2000)
-    slivers = float(np.mean([one.slivers_pct for one in runs]))
-    unsold = ("of what is unallocated", 100.0)
-    yield row("balanced: in slivers too small to sell", slivers, "%", unsold, "reported", True)
     for name in ("fgd", "balanced"):
         stayed, _ = _runs(trace, name, FEW_SEEDS)
         moved, _ = _runs(trace, name, FEW_SEEDS, migrate=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -169,6 +170,13 @@ def test_run_follows_to_the_end(machine: Machine, name: str, code: int) -> None:
     assert "held now: 0.5 TEST, of which about 0.2 comes back; never more than 1.2" in said.err
     assert "-> RTX 4090 x1       0.4       0.45 = 0.3 + 0.1 + 0.05" in said.err
     assert "RUNNING" in said.err
+
+
+def test_dashboard_prints_the_address_with_its_token(machine: Machine) -> None:
+    said = machine.souk("dashboard", "--no-open")
+    assert said.code == 0
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32}\n", said.out)
+    assert machine.souk("dashboard", "--json").json()["url"] == said.out.strip()
 
 
 def test_interrupting_run_detaches(machine: Machine) -> None:

@@ -239,14 +239,11 @@ async def _sees(stage: Stage, job: str, secret: str, registry: Registry) -> None
 def _wrong_ports(stage: Stage, job: str) -> None:
     for words, said in (
         (("9000",), "names no port 9000"),
-        (("x",), "is not a port"),
-        (("8000:70000",), "is not a port"),
-        ((), "which port"),
+        (("8000", "8000:70000"), "is not a port"),
     ):
         done = stage.souk("forward", job, *words)
         assert done.returncode == 2, done
         assert said in done.stderr
-    assert stage.souk("forward", "nobody", "8000").returncode == 102
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = stage.souk("forward", job, f"8000:{taken.getsockname()[1]}")
         assert done.returncode == 2
@@ -255,9 +252,11 @@ def _wrong_ports(stage: Stage, job: str) -> None:
 
 def _nowhere(stage: Stage, home: Path, secret: str, password: str) -> None:
     """Neither the secret nor the registry's password in any file, log, journal or environment."""
+    places = [str(node.home) for node in stage.nodes.values()]
+    places += map(str, Path("/run/gridsouk").glob(f"svc{os.getpid()}-*/*/live"))  # in memory, too
     for word in (secret, password):
         found = subprocess.run(
-            ["grep", "-rlaF", word, *(str(node.home) for node in stage.nodes.values())],
+            ["grep", "-rlaF", "--devices=skip", word, *places],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert found.stdout == "", found.stdout

@@ -53,6 +53,7 @@ from market.events import (
     PayHeard,
     PayMade,
     PayTaken,
+    Preempted,
     ResultsPulled,
     Scrubbed,
     Staged,
@@ -66,6 +67,7 @@ from market.job import (
     Job,
     JobDuty,
     JobEvent,
+    JobState,
     MakeDemand,
     Moved,
     Publish,
@@ -91,6 +93,8 @@ from tests.samples import (
 )
 
 FILE = Path(__file__).with_name("one_job.txt")
+PREEMPTED = Path(__file__).with_name("preempted.txt")  # the same job makes way after some seconds
+PREEMPTED_S = 8
 WORK_S = 12  # the job runs so long, and prints a line of 8 bytes each second
 WALK_S = 60
 
@@ -98,8 +102,9 @@ WALK_S = 60
 class Walk:
     """Both sides and the job; what one side sends is at once an event of the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, preempted_s: int = 0) -> None:
         self.now = START_S
+        self.preempted_s = preempted_s  # 0: never; the job's second life is not part of the walk
         self.job: Job = job()
         self.sides: dict[Role, Agreement] = {}
         self.begun_s = 0
@@ -137,6 +142,8 @@ class Walk:
     def second(self) -> None:
         """Everything owed in this second, until nothing new is."""
         self.done.clear()
+        if self.preempted_s and self.now == START_S + self.preempted_s:
+            self.tell(Role.PROVIDER, Preempted("wanted for a demand that pays more"))
         while self.one_duty():
             pass
         self.now += 1
@@ -150,7 +157,9 @@ class Walk:
         now = UnixTime(self.now)
         known = {a.id: a for role, a in self.sides.items() if role is Role.REQUESTER}
         owed: list[tuple[str, Any, Callable[[Any], None]]] = [
-            ("job", duty, self.do_job) for duty in job_duties.duties(self.job, now, known)
+            ("job", duty, self.do_job)
+            for duty in job_duties.duties(self.job, now, known)
+            if self.job.state is not JobState.RECOVERING
         ]
         for role, side in self.sides.items():
             owed += [(role.value, duty, self.do) for duty in duties(side, now)]
@@ -167,9 +176,11 @@ class Walk:
             case MakeDemand(round=round_):
                 self.tell_job(Demanded(demand(round_)))
             case Publish():
-                self.sides.setdefault(Role.PROVIDER, provider())
+                sold = {"preemptible": bool(self.preempted_s), "grace_s": 10}
+                self.sides.setdefault(Role.PROVIDER, provider(**sold))
             case Choose():
-                self.sides[Role.REQUESTER] = requester()
+                sold = {"preemptible": bool(self.preempted_s), "grace_s": 10}
+                self.sides[Role.REQUESTER] = requester(**sold)
                 self.tell_job(Chosen(DEMAND_ID, Attempt((AGREEMENT_ID,))))
             case Withdraw(demand_id=demand_id):
                 self.tell_job(Withdrawn(demand_id))
@@ -224,6 +235,9 @@ class Walk:
                 event = CheckpointTaken(artifact("/ckpt"))
             case Halt():
                 event = Halted()
+            case Collect() if self.preempted_s:
+                self.tell(Role.PROVIDER, CheckpointTaken(artifact("/ckpt", content=8)))
+                event = Collected(())
             case Collect():
                 event = Collected((artifact("/out"),))
             case Scrub():
@@ -271,8 +285,8 @@ def _pay(made: Pay) -> str:
     return f"{made.voucher.amount}{' last' if made.voucher.last else ''}"
 
 
-def transcript() -> str:
-    walk = Walk()
+def transcript(preempted_s: int = 0) -> str:
+    walk = Walk(preempted_s)
     while walk.now < START_S + WALK_S:
         walk.second()
     return "\n".join(walk.lines) + "\n"
@@ -294,5 +308,18 @@ def test_the_walk_comes_to_its_end() -> None:
     assert text.endswith("15s >> provider  Scrubbed\n"), "and then there is nothing left to do"
 
 
+def test_a_job_makes_way_as_it_is_written() -> None:
+    text = transcript(PREEMPTED_S)
+    assert text.splitlines() == PREEMPTED.read_text().splitlines()
+    order = (
+        "<< provider  Halt", "<< provider  Collect", "requester ending: preempted",
+        "<< requester PullCheckpoint", "MakePay amount=5 last=True", "job       RECOVERING",
+        "<< provider  Submit Settle", "provider  settled", "<< provider  Scrub",
+    )  # fmt: skip
+    assert [text.count(line) for line in order] == [1] * len(order)
+    assert sorted(order, key=text.index) == list(order)
+
+
 if __name__ == "__main__":
     FILE.write_text(transcript())
+    PREEMPTED.write_text(transcript(PREEMPTED_S))

@@ -76,6 +76,41 @@ def test_every_threat_names_its_tests() -> None:
     assert missing == []
 
 
+GAS_ROWS = {
+    "open, relayer, two signatures": "open, relayer, two signatures",
+    "open by the requester": "open by requester",
+    "open by two operators": "open, two operators",
+    "claim": "claim",
+    "settle with a last voucher": "settle, last voucher",
+    "closeSigned with payment (signers)": "closeSigned, with payment",
+    "answer": "answer",
+    "slashEquivocation": "slashEquivocation",
+}
+
+
+def gas_in(readme: str) -> dict[str, str]:
+    """The second cell of each row, by the first; bold or not."""
+    rows = [row.strip("| ").split("|") for row in readme.splitlines() if row.startswith("| ")]
+    return {cells[0].strip(): cells[1].strip(" *") for cells in rows if len(cells) > 2}
+
+
+def test_the_gas_table_is_the_snapshot() -> None:
+    contracts = ROOT / "contracts"
+    said = gas_in((contracts / "README.md").read_text())
+    measured = json.loads((contracts / "snapshots" / "GasTest.json").read_text())
+    assert {row: said[row] for row in GAS_ROWS} == {
+        row: f"{int(measured[key]):,}" for row, key in GAS_ROWS.items()
+    }
+    opening = int(measured["open, relayer, two signatures"])
+    settling = int(measured["settle, last voucher"])
+    twenty = int(measured["openMany 20"]) + int(measured["settleMany 20"])
+    assert said["open + settle"] == f"{opening + settling:,}"
+    assert said["open + settle, per job of 20"] == f"{twenty // 20:,}"
+    assert said["slash, steady / first burn"].startswith(f"{int(measured['slash']):,}")
+    built = json.loads((contracts / "artifacts" / "Escrow.json").read_text())
+    assert said["runtime code"] == f"{len(built['deployedBytecode']) // 2 - 1:,} B"
+
+
 def test_a_leaf_without_a_test_is_found() -> None:
     tree = "f\n├── when a\n│   ├── when b → c [test_b]\n│   └── d\n└── e [test_gone]\n"
     assert unproven(tree, frozenset({"test_b"})) == ["d", "e [test_gone]"]

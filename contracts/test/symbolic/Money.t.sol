@@ -3,27 +3,10 @@ pragma solidity 0.8.30;
 
 import {Test} from "forge-std/Test.sol";
 
-import {Arithmetic} from "../../src/escrow/Arithmetic.sol";
-
-/// @notice The money's arithmetic for every input there is: halmos proves check_* (tools/analyse.sh),
-/// forge fuzzes them as tests. Each assumes what the contract's types and guards give.
+/// @notice The money's arithmetic for every input there is: halmos proves check_* (tools/analyse.sh).
+/// Each assumes what the contract's types and guards give. Products of two unknowns time out in every
+/// solver, so what Arithmetic multiplies is fuzzed (Fuzz.t.sol), and lemmas here start after it.
 contract MoneySymbolic is Test {
-    /// @dev A share is never more than the whole. Solvers do not multiply two unknowns, so: the
-    /// product with at most 10,000 is at most that with 10,000 (testFuzz_share_NeverMoreThanTheWhole),
-    /// and then what the division leaves, which is at most a 10,000th of it, is at most the whole.
-    function check_share_DivisionKeepsTheOrder(uint96 amount, uint128 product, uint128 quotient)
-        public
-        pure
-    {
-        if (product > uint256(amount) * 10_000) return;
-        if (uint256(quotient) * 10_000 > product) return; // what DIV gives
-        assert(quotient <= amount);
-    }
-
-    function check_share_IsThatDivision(uint96 amount, uint16 bps) public pure {
-        assert(Arithmetic.share(amount, bps) == uint256(amount) * bps / 10_000);
-    }
-
     /// @dev _closeSlashed: with shares no more than their wholes, the collateral splits to the unit.
     function check_slash_SplitConserves(uint96 collateral, uint96 slashed, uint96 toVictim)
         public

@@ -23,7 +23,7 @@ from node.adapters.ethereum.wallet import Wallet
 MNEMONIC = "test test test test test test test test test test test junk"
 CHAIN_ID = 31337
 KEYS = 10  # as many as anvil funds
-START_S = 20.0
+START_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ def look(paths: WorkPaths, cgroup: Cgroup) -> Observed:
             signal=ended["signal"],
             out_of_memory=ended["oom"],
             timed_out=ended["timed_out"],
+            lost=ended.get("lost", False),
             cpu_ms=ended["cpu_ms"],
             log_bytes=log_bytes,
         )
@@ -100,7 +101,7 @@ def variables(pid: int) -> dict[str, str]:
 def _abandon(paths: WorkPaths, cgroup: Cgroup, seen_s: float) -> None:
     """It ran, and nobody wrote how it ended: the machine or the shim died. So the job ends."""
     cgroup.kill()
-    record = {"code": 137, "signal": 9, "oom": False, "timed_out": False, "cpu_ms": 0}
+    record = {"code": 137, "signal": 9, "oom": False, "timed_out": False, "cpu_ms": 0, "lost": True}
     draft = paths.exit.with_suffix(".lost")
     draft.write_text(json.dumps({**record, "stopped": False, "metered_s": seen_s}))
     draft.rename(paths.exit)

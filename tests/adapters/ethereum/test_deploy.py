@@ -137,6 +137,18 @@ def test_a_second_run_sends_nothing_and_forgets_nothing(rehearsal: Rehearsal) ->
     assert main([rehearsal.network.name, "--rpc", rehearsal.url, "--check"]) == 0
 
 
+def test_a_custom_network_is_named_by_its_chain(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    key = ["--keystore", str(rehearsal.keystore), "--password-file", str(rehearsal.password)]
+    said = ["custom", "--chain-id", str(rehearsal.network.chain_id), "--rpc", rehearsal.url]
+    assert main([*said, "--check"]) == 0, "the same windows: the same contract"
+    folder = ["--folder", str(tmp_path)]
+    assert main([*said, *key, *folder, "--windows", "local", "--no-token"]) == 0
+    (written,) = tmp_path.glob("*.json")
+    assert json.loads(written.read_text())["contracts"]["Escrow"]["constants"]["minWindow"] == 2
+    with pytest.raises(SystemExit):
+        main(["custom", "--rpc", rehearsal.url, "--check"])
+
+
 def test_another_network_is_refused(
     rehearsal: Rehearsal, capsys: pytest.CaptureFixture[str]
 ) -> None:

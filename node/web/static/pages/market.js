@@ -62,8 +62,8 @@ const SORTS = {
   price: ['Price', (a, b) => a.price - b.price],
   rel: ['Reliability', (a, b) => b.reliability - a.reliability],
   region: ['Region', (a, b) => a.geolocation.localeCompare(b.geolocation)],
-  host: ['CPU and memory', (a, b) => b.cpu_cores - a.cpu_cores],
-  net: ['Down / up', (a, b) => b.inet_down - a.inet_down],
+  host: ['Cores, memory', (a, b) => b.cpu_cores - a.cpu_cores],
+  net: ['Mbit/s down / up', (a, b) => b.inet_down - a.inet_down],
   provider: ['Provider', (a, b) => a.provider.localeCompare(b.provider)],
   age: ['Expires in', (a, b) => b.expires - a.expires],
 };
@@ -149,10 +149,11 @@ function Nothing({ all, filters, set }) {
   </div><//>`;
 }
 
+const BLOCK = 8;
 const small = matchMedia('(max-width: 760px)');
 function Table({ rows, sort, total, onSort, query }) {
   const body = useRef();
-  const [top, setTop] = useState(0);
+  const [block, setBlock] = useState(0); // drawn in blocks, so that most frames of a scroll draw nothing
   const [height, setHeight] = useState(640);
   const [isSmall, setSmall] = useState(small.matches);
   const now = useNow(2000);
@@ -164,8 +165,9 @@ function Table({ rows, sort, total, onSort, query }) {
     return () => { watch.disconnect(); small.removeEventListener('change', change); };
   }, []);
   const size = isSmall ? 84 : 44;
-  const first = Math.max(0, Math.floor(top / size) - 8);
-  const shown = rows.slice(first, first + Math.ceil(height / size) + 16);
+  const first = Math.max(0, (block - 1) * BLOCK);
+  const shown = rows.slice(first, first + Math.ceil(height / size) + 3 * BLOCK);
+  const moved = () => setBlock(Math.floor(body.current.scrollTop / (size * BLOCK)));
   const keys = (event) => { // arrows walk the rows, also those that are not drawn yet
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10 }[event.key];
     const at = Number(event.target.dataset?.at);
@@ -175,7 +177,7 @@ function Table({ rows, sort, total, onSort, query }) {
     const y = to * size;
     if (y < body.current.scrollTop) body.current.scrollTop = y;
     else if (y + size > body.current.scrollTop + height) body.current.scrollTop = y + size - height;
-    setTop(body.current.scrollTop);
+    moved();
     requestAnimationFrame(() => body.current?.querySelector(`[data-at="${to}"]`)?.focus({ preventScroll: true }));
   };
   const base = new URLSearchParams(query);
@@ -184,7 +186,7 @@ function Table({ rows, sort, total, onSort, query }) {
     <div class="grid" role="table" aria-label="Offers" aria-rowcount=${rows.length + 1}>
       <div role="rowgroup"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name]]) => html`
         <span role="columnheader" class=${END.includes(key) ? 'end' : ''} aria-sort=${sort === key ? (['vram', 'rel', 'host', 'net', 'age'].includes(key) ? 'descending' : 'ascending') : undefined}><button onClick=${() => onSort(key)}>${name}${sort === key ? html`<span aria-hidden="true">↓</span>` : ''}</button></span>`)}</div></div>
-      <div class="body" role="rowgroup" ref=${body} style=${{ height: `${rows.length * size}px` }} onScroll=${(event) => setTop(event.currentTarget.scrollTop)} onKeyDown=${keys} data-keep>
+      <div class="body" role="rowgroup" ref=${body} style=${{ height: `${rows.length * size}px` }} onScroll=${moved} onKeyDown=${keys} data-keep>
         <div class="pad" role="presentation" style=${{ height: `${rows.length * size}px` }}>${shown.map((one, i) => html`
           <div class="item" role="row" key=${one.key} aria-rowindex=${first + i + 2} style=${{ transform: `translateY(${(first + i) * size}px)` }}>
             <span role="cell"><a href=${href(one.key)} data-at=${first + i}>${one.gpu_name}</a> <span class="soft small">${one.num_gpus}/${one.num_units} free</span> ${one.declared && html`<span class="chip" title="Typed by its owner, not found by a driver">declared</span>`}</span>
@@ -193,7 +195,7 @@ function Table({ rows, sort, total, onSort, query }) {
             <span role="cell" class="end">${percent(one.reliability)}</span>
             <span role="cell">${one.geolocation || '–'}</span>
             <span role="cell" class="soft">${one.cpu_cores} cores, ${gib(one.cpu_ram)}</span>
-            <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)} <span class="small">Mbit/s</span></span>
+            <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)}</span>
             <span role="cell"><code>${short(one.provider, 6, 4)}</code></span>
             <span role="cell" class="end soft">${one.expires > now ? span(one.expires - now) : 'expiring'}</span>
           </div>`)}</div>
