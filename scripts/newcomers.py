@@ -172,6 +172,7 @@ def masked(line: str) -> str:
 def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
     """Type the whole page; the page as it should be, and every difference."""
     problems: list[str] = []
+    done, rest = "", text
     with ExitStack() as stack:
         variables = stack.enter_context(market())
         for chapter in chapters(text):
@@ -183,16 +184,16 @@ def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
                 problem = differs(step.expected, came)
                 if problem:
                     problems.append(f"{chapter.title}: $ {step.command}\n{problem}")
-                if problem and write:
-                    text = _replaced(text, step, [masked(line) for line in came])
-    return text, problems
+                lines = [masked(line) for line in came] if problem and write else step.expected
+                head = "$ " + step.command.replace("\n", "\n> ") + "\n"
+                before, found, rest = rest.partition(head + _told(step.expected))
+                assert found, step.command
+                done += before + head + _told(lines)
+    return done + rest, problems
 
 
-def _replaced(text: str, step: Step, lines: list[str]) -> str:
-    head = "$ " + step.command.replace("\n", "\n> ") + "\n"
-    before = head + "".join(f"{line}\n" for line in step.expected)
-    assert before in text, step.command
-    return text.replace(before, head + "".join(f"{line}\n" for line in lines), 1)
+def _told(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def main() -> int:
