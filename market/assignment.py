@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
@@ -23,8 +24,9 @@ from market.scan import Reals, Slots
 from market.terms import Demand, Offer
 
 PAIRS_MAX = 50_000  # up to here every fitting pair is solved over
-CELLS_MAX = 2_000_000  # up to here as a dense matrix: 16 MB
-LIST_MAX = 64  # offers each demand brings to a large problem; shorter lists leave demands unmatched
+CELLS_MAX = 4_000_000  # up to here as a dense matrix: 32 MB
+LIST_MAX = 64  # offers each demand brings to a large problem at first ...
+CHOICES_MIN = 2.0  # ... and more until it may expect so many, after what others want of them
 COPIES_MAX = 8  # demands that may share one offer in one solve
 ROUNDS_MAX = 4  # solves for those left over, on what is left
 
@@ -111,13 +113,11 @@ def _solve(demands: Sequence[Demand], book: Book, now: float, one_each: bool) ->
     pairs = fitting_pairs(waiting, book, now)
     matches: list[Match] = []
     lost = np.ones(len(waiting), np.bool_)
-    length = LIST_MAX
     for _ in range(ROUNDS_MAX):
         pairs = pairs.only(lost[pairs.row] & (free[pairs.slot] >= pairs.units))
         if not len(pairs.row):
             break
-        short = pairs if len(pairs.row) <= PAIRS_MAX else _shortened(pairs, length, len(waiting))
-        won = _match(short, free, len(waiting), 1 if one_each else COPIES_MAX)
+        won = _match(pairs, free, len(waiting), 1 if one_each else COPIES_MAX)
         for row, slot, units, total in zip(
             won.row.tolist(), won.slot.tolist(), won.units.tolist(), won.total.tolist(), strict=True
         ):
@@ -125,22 +125,8 @@ def _solve(demands: Sequence[Demand], book: Book, now: float, one_each: bool) ->
             free[slot] = 0 if one_each else free[slot] - units
             lost[row] = False
             matches.append(Match(waiting[row], book.at(slot), units, int(total)))
-        length *= 4
     left = [demand for demand, is_lost in zip(waiting, lost, strict=True) if is_lost]
     return Assigned(_by_id(matches), tuple(sorted(left, key=lambda d: d.demand_id)))
-
-
-def _shortened(pairs: Pairs, length: int, count: int) -> Pairs:
-    """Each demand's `length` cheapest pairs."""
-    edges = np.searchsorted(pairs.row, np.arange(count + 1))
-    keep = []
-    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if end - start > length:
-            near = np.argpartition(pairs.total[start:end], length)[:length]
-            keep.append(np.sort(near) + start)
-        else:
-            keep.append(np.arange(start, end))
-    return pairs.only(np.concatenate(keep))
 
 
 def _match(pairs: Pairs, free: Slots, count: int, copies_max: int) -> Pairs:
@@ -149,10 +135,23 @@ def _match(pairs: Pairs, free: Slots, count: int, copies_max: int) -> Pairs:
     An offer stands there as often as its free units hold the largest demand for it, so whatever is
     chosen fits; what that leaves over is for the next round.
     """
-    slots, used = np.unique(pairs.slot, return_inverse=True)
-    largest = np.zeros(len(slots), np.int64)
-    np.maximum.at(largest, used, pairs.units)
-    copies = np.clip(free[slots] // largest, 1, min(copies_max, count))
+    there = np.zeros(len(free), np.bool_)
+    there[pairs.slot] = True
+    slots = np.flatnonzero(there)
+    used = (np.cumsum(there) - 1)[pairs.slot]
+    copies = np.ones(len(slots), np.int64)
+    if copies_max > 1:
+        largest = np.zeros(len(slots), np.int64)
+        np.maximum.at(largest, used, pairs.units)
+        copies = np.clip(free[slots] // largest, 1, min(copies_max, count))
+    if len(pairs.row) > PAIRS_MAX:
+        listed = _listed(pairs, used, copies, count)
+        kept = np.zeros(len(slots), np.bool_)
+        kept[used[listed]] = True
+        if int(copies[kept].sum()) * count <= CELLS_MAX:
+            listed = kept[used]  # a dense matrix has room for all that is known of these offers
+        pairs, used = pairs.only(listed), used[listed]
+        copies = np.where(kept, copies, 0)
     first = np.concatenate([[0], np.cumsum(copies)])
     repeat = copies[used]
     edge = np.repeat(np.arange(len(used)), repeat)
@@ -163,21 +162,56 @@ def _match(pairs: Pairs, free: Slots, count: int, copies_max: int) -> Pairs:
     return pairs.only(np.sort(edge[chosen]))
 
 
+def _listed(pairs: Pairs, used: Slots, copies: Slots, count: int) -> npt.NDArray[np.bool_]:
+    """Which pairs are in each demand's list of its cheapest ones.
+
+    A list is as long as it has to be: of an offer that many list, a demand counts only its share,
+    and the list grows until these make CHOICES_MIN, or it holds all that fits.
+    """
+    edges = np.searchsorted(pairs.row, np.arange(count + 1))
+    fitting, length = np.diff(edges), np.full(count, LIST_MAX)
+    listed = np.zeros(len(pairs.row), np.bool_)
+    ranked: dict[int, Slots] = {}
+    changed = np.flatnonzero(fitting)
+    while True:
+        for row in changed.tolist():
+            start, end = edges[row], edges[row + 1]
+            if end - start <= length[row]:
+                listed[start:end] = True
+                continue
+            if length[row] == LIST_MAX:
+                nearest = np.argpartition(pairs.total[start:end], LIST_MAX)[:LIST_MAX]
+            else:
+                if row not in ranked:
+                    ranked[row] = np.argsort(pairs.total[start:end], kind="stable")
+                nearest = ranked[row][: length[row]]
+            listed[start + nearest] = True
+        at = np.flatnonzero(listed)
+        wanted = np.bincount(used[at], minlength=len(copies))
+        share = np.minimum(1.0, copies / np.maximum(1, wanted))
+        choices = np.bincount(pairs.row[at], share[used[at]], minlength=count)
+        changed = np.flatnonzero((choices < CHOICES_MIN) & (length < fitting))
+        if not len(changed):
+            return listed
+        length[changed] *= 2
+
+
 def _cheapest(
     rows: Slots, columns: Slots, totals: Reals, row_count: int, column_count: int
 ) -> Slots:
     """Which edges make the cheapest of the largest matchings.
 
-    Each row may also stay alone, at a price above any chain of savings, which is what "as many as
-    possible" means; so a full matching of the rows always exists.
+    A row may also stay alone, at a price above any chain of savings, which is what "as many as
+    possible" means.
     """
     weights = totals - totals.min() + 1.0
     alone = (float(weights.max()) + 1.0) * (row_count + 1)
     if row_count * column_count <= CELLS_MAX:
-        matrix = np.full((row_count, column_count + row_count), np.inf)
+        matrix = np.full((row_count, column_count), alone)
         matrix[rows, columns] = weights
-        matrix[np.arange(row_count), column_count + np.arange(row_count)] = alone
         chosen_rows, chosen_columns = linear_sum_assignment(matrix)
+        real = matrix[chosen_rows, chosen_columns] < alone
+        chosen_rows, chosen_columns = chosen_rows[real], chosen_columns[real]
     else:
         own = np.arange(row_count)
         graph = csr_matrix(
@@ -188,11 +222,11 @@ def _cheapest(
             shape=(row_count, column_count + row_count),
         )
         chosen_rows, chosen_columns = min_weight_full_bipartite_matching(graph)
-    width = column_count + row_count
-    names = rows * width + columns
+        real = chosen_columns < column_count
+        chosen_rows, chosen_columns = chosen_rows[real], chosen_columns[real]
+    names = rows * column_count + columns
     order = np.argsort(names)
-    wanted = chosen_rows.astype(np.int64) * width + chosen_columns
-    wanted = wanted[chosen_columns < column_count]
+    wanted = chosen_rows.astype(np.int64) * column_count + chosen_columns
     found: Slots = order[np.searchsorted(names, wanted, sorter=order)]
     return found
 

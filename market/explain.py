@@ -51,18 +51,25 @@ class Relaxation:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What was looked at, what fits, what each constraint removed, and what would help."""
+    """What was looked at, what fits, what each constraint removed, and what would help.
+
+    `providers` counts those whose offers fit, `nodes` how many of them the job needs at once.
+    """
 
     considered: int
     fitting: int
     removed: tuple[Removed, ...]
     relaxations: tuple[Relaxation, ...]
+    providers: int = 0
+    nodes: int = 1
 
     def lines(self) -> tuple[str, ...]:
         """Sentences for people, the most important first."""
         if not self.considered:
             return ("No offers are known yet: is this node connected? (souk peers)",)
         told = [f"{self.fitting} of {self.considered} live offers fit."]
+        if self.nodes > 1:
+            told.append(f"They are of {self.providers} providers; the job needs {self.nodes}.")
         told += [
             f"{r.constraint.value} removes {r.offers}"
             + (f", {r.alone} of them by itself." if r.alone else ".")
@@ -104,7 +111,10 @@ def explain(
         relaxations.append(_together(broken, count))
     relaxations.sort(key=lambda r: (-r.offers, r.constraints[0].value))
     fitting = int((count == 0).sum())
-    return Explanation(len(live), fitting, removed, tuple(relaxations[:RELAXATIONS_MAX]))
+    providers = len(np.unique(table.numbers[c.PEER][count == 0]))
+    nearest = tuple(relaxations[:RELAXATIONS_MAX])
+    nodes = max(1, demand.num_nodes)
+    return Explanation(len(live), fitting, removed, nearest, providers, nodes)
 
 
 def _together(broken: dict[Constraint, Flags], count: npt.NDArray[np.int16]) -> Relaxation:

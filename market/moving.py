@@ -77,8 +77,11 @@ def why_leave(
 ) -> Reason | None:
     """Why the job should leave `a` for a place of that cost and price per unit-hour; None: stay.
 
-    `demand` is what the cost was reckoned for: the part of the work that is left.
+    `demand` is what the cost was reckoned for: the part of the work that is left. How much that is
+    must be known, from the user's estimate or from the job's progress: nobody moves on a guess.
     """
+    if not job.bid.estimate_s and left_s(job.meter, a.id) is None:
+        return None
     moves = Moves(job.moves, job.move_at_ms / 1000 if job.move_at_ms and not job.move else -1e18)
     throughput = job.meter.throughput if job.meter.agreement == a.id else None
     better = move_to(job, a, demand, there, price_there)

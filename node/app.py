@@ -40,6 +40,7 @@ from node.requester import Requester
 from node.shop import Shop
 from node.staging import Stager
 from node.standing import Standing
+from node.trace import span
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.accept import TunnelServer
 from node.tunnels.dial import Dialler
@@ -108,10 +109,11 @@ async def run_node(
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
-        if isinstance(duty, Submit):
-            return await _submit(ports, duty)
-        room = provider if agreement.role is Role.PROVIDER else requester
-        return await room.perform(duty, agreement)
+        with span(type(duty).__name__, agreement.job_id, agreement.id):
+            if isinstance(duty, Submit):
+                return await _submit(ports, duty)
+            room = provider if agreement.role is Role.PROVIDER else requester
+            return await room.perform(duty, agreement)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keeper.run, perform, wishes.perform)

@@ -4,13 +4,13 @@ concerns. Knows blobs and channels; no agreement's rules beyond who may have wha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import trio
 
 from market.codec import decode, encode
-from market.errors import CodecError, LimitError, NotFoundError, UnreachableError
+from market.errors import CodecError, LimitError, MarketError, NotFoundError, UnreachableError
 from market.limits import ARTIFACT_BYTES_MAX, CHUNK_BYTES
 from market.messages import Fetch, Fetched
 from market.terms import Artifact
@@ -46,13 +46,30 @@ class Artifacts:
             await channel.send(encode(Fetched(0)))
             return
         await channel.send(encode(Fetched(size)))
-        offset = wanted.offset
-        while offset < size:
-            data = await self._blobs.read(wanted.hash, offset, CHUNK_BYTES // 2)
-            if not data:
-                return
-            await channel.send(data)
-            offset += len(data)
+        ahead_in, ahead = trio.open_memory_channel[bytes](1)
+
+        async def read() -> None:
+            """The next part is read while the one before is on its way."""
+            async with ahead_in:
+                offset = wanted.offset
+                while offset < size:
+                    data = await self._blobs.read(wanted.hash, offset, CHUNK_BYTES // 2)
+                    if not data:
+                        return
+                    await ahead_in.send(data)
+                    offset += len(data)
+
+        problem: MarketError | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_until_broken, read)
+            try:
+                async for data in ahead:
+                    await channel.send(data)
+            except MarketError as failed:
+                problem = failed
+            nursery.cancel_scope.cancel()
+        if problem is not None:
+            raise problem
 
     @asynccontextmanager
     async def alone(self, hash_: bytes) -> AsyncIterator[None]:
@@ -126,6 +143,12 @@ class Artifacts:
             return decode(Fetched, await _next(channel), size_max=64).size_bytes
         except CodecError as problem:
             raise UnreachableError("the peer does not speak the blob protocol") from problem
+
+
+async def _until_broken(read: Callable[[], Awaitable[None]]) -> None:
+    """A blob that goes away while it is served ends the channel early, which the reader sees."""
+    with suppress(MarketError, trio.BrokenResourceError):
+        await read()
 
 
 async def _next(channel: Channel) -> bytes:

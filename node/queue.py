@@ -132,8 +132,11 @@ class Queue:
                     again = min(again, unripe_s)
                 else:
                     await self._start(kind, found, one, now)
-            if starts.head is not None:
-                await self._make_way(kind, found[starts.head.demand_id], now, starts.reserved_at)
+            # A preemptible demand pays no more than those that would make way for it.
+            firm = {name: one for name, one in found.items() if not one.ware.preemptible}
+            waits = self._decide(kind, firm, now) if starts.head is not None else starts
+            if waits.head is not None:
+                await self._make_way(kind, firm[waits.head.demand_id], now, waits.reserved_at)
         return max(0.05, again)
 
     def _decide(self, kind: Kind, found: Mapping[bytes, Waiting], now: UnixTime) -> Starts:

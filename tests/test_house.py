@@ -78,7 +78,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.atlas",
         "node.standing",
     ),
-    ("node.jobtext",),
+    ("node.jobtext", "node.trace"),
     ("node.bulletin", "node.keeper"),
     ("node.images",),
     ("node.holdings", "node.machine", "node.tunnels", "node.tunnels.splice"),

@@ -74,6 +74,7 @@ async def run_daemon(
     import trio
 
     from node.cli.supervisor import keep_watchdog, notify
+    from node.cli.telemetry import export_spans
     from node.live import open_node
     from node.web.server import Serving, is_served
 
@@ -92,6 +93,7 @@ async def run_daemon(
             serving: Serving = await nursery.start(_serve, control, settings)
             say(f"up: {' '.join(control.ports.link.addresses()) or 'no address yet'}")
             nursery.start_soon(keep_watchdog)
+            export_spans(control.ports.signer.peer.hex())
             notify("READY=1", f"STATUS=node {control.ports.signer.peer.hex()[:12]}")
             say(f"asked on {serving.socket_path}")
             if serving.url is not None:

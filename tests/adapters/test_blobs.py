@@ -13,7 +13,7 @@ import pytest
 import trio
 import trio.testing
 
-from market.errors import IntegrityError, LimitError, MarketError
+from market.errors import IntegrityError, LimitError, MarketError, NotFoundError
 from market.units import MIB
 from node.adapters.disk import files
 from node.adapters.disk.blobs import Blobs, open_blobs
@@ -195,3 +195,33 @@ def test_a_part_begun_anew_holds_nothing_old(tmp_path: Path) -> None:
     files.extend(tmp_path, sha(b"ab"), 0, b"what was evicted and not yet swept")
     files.extend(tmp_path, sha(b"ab"), 0, b"ab")
     assert files.complete(tmp_path, sha(b"ab")) == 2
+
+
+async def test_what_was_hashed_as_it_came_is_not_read_again(tmp_path: Path) -> None:
+    """And what came before a restart, or out of turn, is."""
+    blobs = await opened(tmp_path)
+    await blobs.append(sha(b"first second"), 0, b"first ")
+    again = await opened(tmp_path)
+    await again.append(sha(b"first second"), 6, b"second")
+    assert await again.finish(sha(b"first second")) == 12
+    await blobs.append(sha(b"whole"), 0, b"wh")
+    await blobs.append(sha(b"whole"), 2, b"ole")
+    assert await blobs.finish(sha(b"whole")) == 5
+    seen = files.Seen()
+    seen.add(0, b"old")
+    seen.add(0, b"ne")
+    seen.add(5, b"gap")
+    seen.add(2, b"w")
+    assert (seen.size, seen.digest) == (3, sha(b"new"))
+
+
+async def test_a_blob_is_lent_without_a_copy(tmp_path: Path) -> None:
+    blobs = await opened(tmp_path)
+    hash_ = await blobs.put(b"lent")
+    await blobs.lend(hash_, str(tmp_path / "here"))
+    assert (tmp_path / "here").read_bytes() == b"lent"
+    assert (tmp_path / "here").stat().st_ino == files.place(tmp_path / "blobs", hash_).stat().st_ino
+    await blobs.discard(hash_)
+    assert (tmp_path / "here").read_bytes() == b"lent"
+    with pytest.raises(NotFoundError):
+        await blobs.lend(hash_, str(tmp_path / "there"))

@@ -26,7 +26,7 @@ from market.constraints import misfits
 from market.explain import explain
 from market.pairs import fitting_pairs
 from market.rows import tie
-from market.terms import Demand, Offer
+from market.terms import Accelerator, Demand, Offer
 from tests.bench import decentral, samples
 from tests.bench.row import Row, row
 
@@ -269,6 +269,31 @@ def batches() -> Iterator[Row]:
         goal = f"<= {most_ms:.0f} ms"
         whole = ("linear_sum_assignment, every pair", optimum_ms)
         yield row(f"{name} time", took_ms, "ms CPU", whole, goal, took_ms <= most_ms)
+
+    yield from fought_over()
+
+
+def fought_over() -> Iterator[Row]:
+    """500 demands for one model of 2,000 offers: all list the same, and nearly all are used."""
+    random = Random(3)
+    book = book_of((samples.offer(n, random) for n in range(2000)), samples.NOW)
+    wanted = (Accelerator("RTX 4090", 1),)
+    demands = [
+        replace(
+            one,
+            requirements=replace(one.requirements, accelerators=wanted),
+            max_price_per_hour=3_000_000,
+        )
+        for one in (samples.demand(n, random) for n in range(500))
+    ]
+    optimum, matched = optimum_of(demands, book)
+    found = assign(demands, book, samples.NOW, one_each=True)
+    first = greedy(demands, book, samples.NOW, one_each=True)
+    reference = ("linear_sum_assignment, every pair", optimum / 1e6)
+    name = "batch 500 x 2,000, one model"
+    holds = found.total <= 1.02 * optimum and len(found.matches) == matched
+    yield row(name, found.total / 1e6, "tokens", reference, "<= 1.02, all matched", holds)
+    yield row(f"{name} greedy", first.total / 1e6, "tokens", reference, "reported", True)
 
 
 def optimum_of(demands: list[Demand], book: Book) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from node.adapters.system.clock import SystemClock
 from node.artifacts import PROTOCOL, Artifacts
 from tests.bench.row import Row, row
 
-SIZE_MIB = 256
+SIZE_MIB = int(os.environ.get("GRIDSOUK_BENCH_MIB", "256"))
 ROUNDS = 3
 WRITE_BYTES = 65_536
 RAW = TProtocol("/bench/raw/1")

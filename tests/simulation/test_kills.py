@@ -18,7 +18,7 @@ import trio
 from trio.testing import MockClock
 
 from market.agreement import Ending
-from market.job import JobState
+from market.job import Job, JobState
 from market.voucher import owed
 from tests.simulation.test_buying import market
 from tests.simulation.world import MILLION, Machine, World, open_world
@@ -131,6 +131,62 @@ async def test_killed_after_any_commit(
     scene: str, victim: str, commits: int, autojump_clock: MockClock
 ) -> None:
     await play(scene, victim, commits)
+
+
+async def _misfortune(world: World, machine: Machine, until: float) -> None:
+    while True:
+        await trio.sleep(world.rng.expovariate(1 / 40))
+        if trio.current_time() > until:
+            return
+        await (machine.power_cut() if world.rng.random() < 0.3 else machine.crash())
+        await trio.sleep(world.rng.choice((0.5, 2.0, 8.0, 30.0)))
+        await machine.start()
+
+
+async def storm(seed: int) -> list[Job]:
+    """Gangs, moves, preemption and an extension at once, while everything crashes and is lost."""
+    async with open_world(seed, loss=0.1, chain_loss=0.1) as world:
+        sellers = []
+        for number, price in enumerate((4, 1, 30)):
+            seller = world.add(f"seller{number}", units=2, price=price * MILLION)
+            assert seller.selling is not None
+            cheap = MILLION // (number + 2)
+            seller.selling = replace(seller.selling, preemptible_price_per_hour=cheap, grace_s=2)
+            sellers.append(seller)
+        buyer, rich = world.add("buyer"), world.add("rich")
+        for machine in world.machines.values():
+            await machine.start()
+        await trio.sleep(8)
+        dear = {"max_hourly_cost": "60", "max_duration": "20m"}
+        gang = await world.submit(buyer, "work 30", num_nodes=2, max_hourly_cost="200")
+        jobs = [
+            (buyer, gang),
+            (buyer, await world.submit(buyer, "work 40", preemptible=True, max_hourly_cost="2")),
+            (buyer, await world.submit(buyer, "work 60 progress", estimate="2s", **dear)),
+            (rich, await world.submit(rich, "work 20", **dear)),
+        ]
+        assert buyer.control is not None
+        await buyer.control.jobs.extend(gang.hex(), 100)
+        async with trio.open_nursery() as nursery:
+            for machine in (*sellers, buyer):
+                nursery.start_soon(_misfortune, world, machine, 140.0)
+            await trio.sleep(25)
+            more = await world.submit(rich, "work 20", num_nodes=3, priority=3,
+                                      max_hourly_cost="300")  # fmt: skip
+            jobs.append((rich, more))
+        over = [await world.until_over(machine, job, 4000) for machine, job in jobs]
+        await world.until_settled(4000)
+        world.check_money()
+        await trio.sleep(40)
+        for seller in sellers:
+            assert seller.sandbox.overlaps == []
+            check_pay(world, seller)
+        return over
+
+
+async def test_a_storm_over_all_of_it(autojump_clock: MockClock) -> None:
+    for job in await storm(6):
+        assert job.state is JobState.SUCCEEDED or job.reason, "a failure gives its reason"
 
 
 def main(most: int) -> int:

@@ -94,6 +94,22 @@ async def test_nobody_makes_way_for_who_pays_no_more(autojump_clock: MockClock) 
         assert _phase(machine, cheap) == ("running", "none")
 
 
+async def test_a_cheap_demand_at_the_head_does_not_shield_those_that_run(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(58) as world:
+        machine = await _shop(world)
+        ann, bob, cid = await open_shoppers(world, "ann", "bob", "cid")
+        cheap = await _cheap(ann)
+        head = await bob.want(100, preemptible=True, bid=MILLION // 2)
+        await trio.sleep(5)
+        firm = await cid.take(await cid.until_quoted(await cid.want(200), 30))
+        await trio.sleep(5)
+        assert _phase(machine, cheap) == ("settled", "preempted")
+        assert _phase(machine, firm) == ("running", "none")
+        assert bob.price(head) is None
+
+
 async def test_nobody_makes_way_for_an_empty_purse(autojump_clock: MockClock) -> None:
     async with open_world(54) as world:
         machine = await _shop(world)

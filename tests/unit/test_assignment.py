@@ -7,12 +7,15 @@ from dataclasses import replace
 from random import Random
 
 import numpy as np
+import pytest
 from scipy.optimize import linear_sum_assignment
 
 from market.assignment import Assigned, assign, book_of, greedy
 from market.constraints import misfit
 from market.cost import expected_cost
+from market.terms import Accelerator
 from tests.bench import samples
+from tests.bench.market import optimum_of
 from tests.unit.offers import NOW, demand_of, needing, offer_of
 
 
@@ -71,3 +74,29 @@ def test_the_order_of_demands_does_not_matter_to_a_batch() -> None:
     book = book_of([samples.offer(n, random) for n in range(100)], samples.NOW)
     demands = [samples.demand(n, random) for n in range(30)]
     assert assign(demands, book, samples.NOW) == assign(demands[::-1], book, samples.NOW)
+
+
+@pytest.mark.parametrize("cells", [0, 4_000_000])
+def test_lists_grow_where_all_want_the_same(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    """Sixty want one model; with lists of four, most would come away empty-handed."""
+    monkeypatch.setattr("market.assignment.PAIRS_MAX", 100)
+    monkeypatch.setattr("market.assignment.LIST_MAX", 4)
+    monkeypatch.setattr("market.assignment.CELLS_MAX", cells)
+    random = Random(8)
+    offers = [samples.offer(n, random) for n in range(120)]
+    offers = [replace(o, gpu_name="RTX 4090", gpu_ram_mib=81_920) for o in offers]
+    demands = [samples.demand(n, random) for n in range(60)]
+    wanted = (Accelerator("RTX 4090", 1),)
+    demands = [
+        replace(
+            d,
+            requirements=replace(d.requirements, accelerators=wanted),
+            max_price_per_hour=10_000_000,
+        )
+        for d in demands
+    ]
+    book = book_of(offers, samples.NOW)
+    optimum, matched = optimum_of(demands, book)
+    found = assign(demands, book, samples.NOW, one_each=True)
+    assert len(found.matches) == matched > 50
+    assert found.total <= optimum * 1.02

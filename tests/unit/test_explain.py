@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from market.constraints import Constraint
 from market.explain import explain
 from tests.unit.offers import GIB, NOW, demand_of, needing, offer_of
@@ -60,3 +62,11 @@ def test_names_the_pair_where_every_offer_breaks_on_two() -> None:
 
 def test_an_empty_book_says_so() -> None:
     assert "No offers are known" in str(explain(demand_of(), [], NOW))
+
+
+def test_a_gang_is_told_how_many_providers_it_needs() -> None:
+    pair = [replace(offer_of(1), offer_id=bytes([n]) * 16) for n in (1, 2)]
+    found = explain(demand_of(num_nodes=3), [*pair, offer_of(2)], NOW)
+    assert (found.fitting, found.providers, found.nodes) == (3, 2, 3)
+    assert found.lines()[1] == "They are of 2 providers; the job needs 3."
+    assert "providers" not in str(explain(demand_of(), pair, NOW))

@@ -17,7 +17,7 @@ from market.units import UnixTime
 from tests.samples import AGREEMENT_ID, OTHER, START_S, artifact, demand, job, running_requester
 
 NOW = UnixTime(START_S + 100)
-ASKED = replace(demand(), max_duration_s=3000)
+ASKED = replace(demand(), max_duration_s=3000, estimate_s=1000)
 
 
 def meter(*said: tuple[float, int], run_s: int = 0, since: Meter | None = None) -> Meter:
@@ -82,7 +82,9 @@ def placed(**changes: Any) -> Job:
         job(), gang=(AGREEMENT_ID,), attempts=(Attempt((AGREEMENT_ID,), run_s=1000),),
         checkpoint=artifact("/ckpt"),
     )  # fmt: skip
-    bid = replace(value.bid, value_of_time_per_hour=0, max_duration_s=3000)
+    bid = replace(
+        value.bid, value_of_time_per_hour=0, max_duration_s=3000, estimate_s=1000
+    )  # fmt: skip
     return replace(value, bid=bid, **changes)
 
 
@@ -114,6 +116,14 @@ def test_a_guess_of_the_work_is_not_trusted_beyond_what_is_paid_for() -> None:
     short = placed()
     short = replace(short, bid=replace(short.bid, max_duration_s=300))
     assert move_to(short, here(), ASKED, cost(1000), 1800).remaining_here_s == 200
+
+
+def test_nobody_moves_on_a_guess() -> None:
+    blind = placed()
+    blind = replace(blind, bid=replace(blind.bid, estimate_s=0))
+    assert why_leave(blind, here(), NOW, ASKED, cost(1000), 1) is None
+    told = replace(blind, meter=Meter(AGREEMENT_ID, 1, 400_000, rate=3_600_000))
+    assert why_leave(told, here(), NOW, ASKED, cost(1000), 1) is Reason.BETTER_OFFER
 
 
 def test_a_moved_job_rests_and_its_moves_are_counted() -> None:

@@ -19,7 +19,7 @@ import trio
 from market.errors import IntegrityError, LimitError, NotFoundError
 from market.limits import ARTIFACT_BYTES_MAX, CHUNK_BYTES
 from node.adapters.disk import files
-from node.adapters.disk.files import Kept
+from node.adapters.disk.files import Kept, Seen
 
 THREADS_MAX: Final = 4  # hashing an image must not keep the journal waiting for a thread
 
@@ -49,6 +49,7 @@ class Blobs:
         self._used = sum(kept.size for kept in found.values())
         self._bytes_max = bytes_max
         self._pinned = pinned
+        self._seen: dict[bytes, Seen] = {}
         self._locks: dict[bytes, trio.Lock] = {}
         self._threads = trio.CapacityLimiter(THREADS_MAX)
         self._evicted = 0
@@ -105,8 +106,9 @@ class Blobs:
                 raise LimitError(f"the blob goes on at byte {have}, not at {offset}")
             if have + len(data) > ARTIFACT_BYTES_MAX:
                 raise LimitError("a blob of this size is not kept")
+            seen = self._seen.setdefault(hash_, Seen())
             async with self._room(hash_, len(data)):
-                await self._in_thread(files.extend, self._directory, hash_, offset, data)
+                await self._in_thread(files.extend, self._directory, hash_, offset, data, seen)
                 self._keep(hash_, Kept(have + len(data), complete=False))
 
     async def finish(self, hash_: bytes) -> int:
@@ -118,7 +120,8 @@ class Blobs:
             kept = self._kept.get(hash_)
             if kept is not None and kept.complete:
                 return kept.size
-            size = await self._in_thread(files.complete, self._directory, hash_)
+            seen = self._seen.pop(hash_, None)
+            size = await self._in_thread(files.complete, self._directory, hash_, seen)
             if size is None:
                 await self._drop(hash_)
                 raise IntegrityError(
@@ -192,6 +195,7 @@ class Blobs:
 
     def _forget(self, hash_: bytes) -> None:
         kept = self._kept.pop(hash_, None)
+        self._seen.pop(hash_, None)
         self._used -= kept.size if kept is not None else 0
 
     async def _drop(self, hash_: bytes) -> None:

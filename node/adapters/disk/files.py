@@ -5,6 +5,7 @@ Plain functions for worker threads. They know one folder and hashes; no bound, n
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -75,6 +76,40 @@ def scan(directory: Path) -> dict[bytes, Kept]:
     return {hash_: kept for hash_, (_, kept) in by_use}
 
 
+class Seen:
+    """What was hashed of a blob as it came, from its first byte on, in this process."""
+
+    def __init__(self) -> None:
+        self._hasher = hashlib.sha256()
+        self.size = 0
+
+    def add(self, offset: int, data: bytes) -> None:
+        """The next bytes; out of turn they are not counted, and the file is read at the end."""
+        if offset == 0:
+            self._hasher, self.size = hashlib.sha256(), 0
+        if offset == self.size:
+            self._hasher.update(data)
+            self.size += len(data)
+
+    @property
+    def digest(self) -> bytes:
+        """Of all that was added."""
+        return self._hasher.digest()
+
+
+def _begin_writing(file: int, offset: int, size: int) -> None:
+    if _sync_file_range is not None:
+        _sync_file_range(file, offset, size, _WRITE)
+
+
+_WRITE: Final = 2  # SYNC_FILE_RANGE_WRITE: start, do not wait
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)
+if _sync_file_range is not None:
+    _sync_file_range.argtypes = (
+        ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint,
+    )  # fmt: skip
+
+
 def read(directory: Path, hash_: bytes, offset: int, size: int) -> bytes:
     """A part of a complete blob. Its first byte marks it as used, for the next start's order."""
     path = place(directory, hash_)
@@ -84,8 +119,13 @@ def read(directory: Path, hash_: bytes, offset: int, size: int) -> bytes:
         return os.pread(file.fileno(), size, offset)
 
 
-def extend(directory: Path, hash_: bytes, offset: int, data: bytes) -> None:
-    """Add bytes to an incomplete blob. Not forced to the disk: `complete` checks every byte."""
+def extend(
+    directory: Path, hash_: bytes, offset: int, data: bytes, seen: Seen | None = None
+) -> None:
+    """Add bytes to an incomplete blob, and to what was hashed of it so far.
+
+    Not forced to the disk, but on their way: the last of a large blob need not wait for the first.
+    """
     path = place(directory, hash_, ".part")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = os.O_TRUNC if offset == 0 else 0
@@ -95,6 +135,9 @@ def extend(directory: Path, hash_: bytes, offset: int, data: bytes) -> None:
         while rest:
             written = os.pwrite(file, rest, at)
             at, rest = at + written, rest[written:]
+        if seen is not None:
+            seen.add(offset, data)
+        _begin_writing(file, offset, len(data))
     except OSError:
         os.ftruncate(file, offset)  # so that a restart finds what the index says
         raise
@@ -102,15 +145,22 @@ def extend(directory: Path, hash_: bytes, offset: int, data: bytes) -> None:
         os.close(file)
 
 
-def complete(directory: Path, hash_: bytes) -> int | None:
-    """Make the part the blob, and say its size; None if its bytes have another hash."""
+def complete(directory: Path, hash_: bytes, seen: Seen | None = None) -> int | None:
+    """Make the part the blob, and say its size; None if its bytes have another hash.
+
+    The bytes are read again unless all of them were hashed as they came (`seen`).
+    """
     path = place(directory, hash_, ".part")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with open(file, "rb") as part:
-        if hashlib.file_digest(part, "sha256").digest() != hash_:
+        size = os.fstat(file).st_size
+        if seen is not None and seen.size == size:
+            found = seen.digest
+        else:
+            found = hashlib.file_digest(part, "sha256").digest()
+        if found != hash_:
             return None
-        size = part.tell()
         os.fsync(part.fileno())
     _settle(path, place(directory, hash_))
     return size

@@ -43,7 +43,8 @@ def save(directory: Path, key: bytes, password: bytes | None) -> Path:
     Takes a second with a password. Raises MarketError.
     """
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
         for name in (KEYSTORE, PLAIN):
             if (directory / name).exists():
                 raise MarketError(

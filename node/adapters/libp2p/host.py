@@ -43,7 +43,9 @@ class NetworkConfig:
     keeper_interval_s: float = 5.0
     ping_interval_s: float = 15.0
     ping_timeout_s: float = 10.0
-    bulk_bytes_per_s: int = 32_000_000  # outgoing channel data of the whole node
+    # Outgoing channel data of the whole node. Its slices take turns with everything else, so that
+    # this is a bound on what one core may be kept busy with, not what keeps requests quick.
+    bulk_bytes_per_s: int = 128_000_000
 
     def __post_init__(self) -> None:
         assert self.min_peers >= 0

@@ -236,7 +236,7 @@ class ContainerSandbox:
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
         quota = plan.cpus * bundle.CPU_PERIOD_US
-        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, nodes)
+        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes)
         shim = self._runtime.shim
         await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
         await thread(self._runtime.made, paths)
@@ -256,7 +256,7 @@ class ContainerSandbox:
         return bundle.Plan(
             command=manifest.command,
             envs=bundle.environment_of(manifest, image.envs, secrets, edits),
-            cwd=OUT if image.cwd in ("", "/") else image.cwd,
+            cwd=staging.safe_cwd(image.root, image.cwd),
             hostname=f"gridsouk-{min(units, default=0)}",
             root=str(paths.root),
             cgroup=paths.cgroup,

@@ -221,10 +221,13 @@ def _room(state_dir: Path) -> Check:
 
 def _kernel_settings() -> Check:
     """Not the sandbox's doing, but one bug less to fear."""
-    wanted = {
+    wanted: dict[str, str | tuple[str, ...]] = {
         "kernel/dmesg_restrict": "1",
         "kernel/kptr_restrict": ("1", "2"),
         "kernel/unprivileged_bpf_disabled": ("1", "2"),
+        "kernel/perf_event_paranoid": ("2", "3", "4"),
+        "vm/unprivileged_userfaultfd": "0",
+        "dev/tty/ldisc_autoload": "0",
     }
     loose = [
         name.replace("/", ".")
@@ -232,6 +235,7 @@ def _kernel_settings() -> Check:
         if (found := _read(Path("/proc/sys") / name).strip()) and found not in good
     ]
     if loose:
-        fix = "sysctl -w " + " ".join(f"{name}=1" for name in loose)
+        best = {name.replace("/", "."): good[0] for name, good in wanted.items()}
+        fix = "sysctl -w " + " ".join(f"{name}={best[name]}" for name in loose)
         return Check("kernel settings", False, False, f"{', '.join(loose)} could be stricter", fix)
     return Check("kernel settings", True, False, "strict")

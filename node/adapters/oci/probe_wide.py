@@ -132,6 +132,7 @@ def _descriptors() -> Iterator[Attempt]:
     yield 23, "its own descriptors", partial(_left_open, "/proc/self/fd")
     yield 23, "the first process's descriptors", partial(_left_open, "/proc/1/fd")
     yield 23, "a folder as its input or output", _standard
+    yield 23, "stand outside of its root", _outside
 
 
 def _left_open(folder: str) -> None:
@@ -146,6 +147,12 @@ def _left_open(folder: str) -> None:
         if int(number) > 2 and not mine:
             found.append(f"{number} -> {target}")
     none(found, "nothing was left open")
+
+
+def _outside() -> None:
+    """A folder that is not below the root has no path there."""
+    if os.readlink("/proc/self/cwd").startswith("/") and os.path.samefile(".", os.getcwd()):
+        blocked("it stands inside")
 
 
 def _standard() -> None:

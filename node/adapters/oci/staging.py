@@ -12,7 +12,7 @@ from pathlib import Path
 
 from market.errors import SandboxError
 from market.terms import Manifest
-from node.adapters.oci import collect, disk
+from node.adapters.oci import beneath, collect, disk
 from node.adapters.oci.settings import INPUT, OUT, OciSettings, WorkPaths
 
 _RESERVED = ("proc", "dev", "sys", "tmp", "run", "bin", "sbin", "lib", "lib64", "usr", "etc")
@@ -126,6 +126,25 @@ def add_mount_points(paths: WorkPaths, image: Path, wanted: tuple[str, ...]) -> 
             (folder / parts[-1]).symlink_to(target)
         elif not path.endswith("/"):
             (folder / parts[-1]).touch()
+
+
+def safe_cwd(image: Path, wanted: str) -> str:
+    """The image's working directory, if it is a plain folder of its own, else /out.
+
+    A runtime walks there while descriptors of the machine are open in /proc (CVE-2024-21626).
+    """
+    parts = [part for part in wanted.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or parts[0] in _SKELETON or parts[0] in ("sys", "run"):
+        return OUT
+    handle = os.open(image, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        flags = os.O_PATH | os.O_DIRECTORY
+        os.close(beneath.open_strict(handle, "/".join(parts), flags))
+    except OSError:
+        return OUT
+    finally:
+        os.close(handle)
+    return "/" + "/".join(parts)
 
 
 def seen_inputs(paths: WorkPaths, manifest: Manifest) -> tuple[tuple[str, str], ...]:

@@ -30,6 +30,7 @@ class Expected:
     memory_bytes: int
     pids: int
     cpu_quota_us: int
+    cwd: str
     devices: frozenset[str] = frozenset()
 
 
@@ -45,6 +46,7 @@ def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
             *_privileges(proc),
             *_namespaces(proc, expected),
             *_files(proc, expected),
+            *_open_files(proc, expected),
             *_limits(pid, expected, cgroup),
         )
     except FileNotFoundError as problem:
@@ -114,6 +116,19 @@ def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
                 if numbers not in allowed:
                     found.append(f"the device {name} ({numbers}) was not granted")
     found += [f"the device {numbers} is missing" for numbers in sorted(expected.devices - granted)]
+    return tuple(found)
+
+
+def _open_files(proc: Path, expected: Expected) -> tuple[str, ...]:
+    """It must stand in its own tree, and hold no folder of the machine's open."""
+    found = []
+    here, wanted = os.stat(proc / "cwd"), os.stat(f"{proc}/root{expected.cwd}")
+    if (here.st_dev, here.st_ino) != (wanted.st_dev, wanted.st_ino):
+        found.append(f"its working directory is not {expected.cwd}")
+    for number in os.listdir(proc / "fd"):
+        mode = os.stat(proc / "fd" / number).st_mode
+        if stat.S_ISDIR(mode) or stat.S_ISBLK(mode):
+            found.append(f"its descriptor {number} is a folder or a disk")
     return tuple(found)
 
 

@@ -186,9 +186,10 @@ class Soak:
         )  # fmt: skip
 
     async def _live(self, life: Life) -> None:
-        over_at = 0
+        over_at, looks = 0, 1
         while True:
-            await self.block.wait()
+            for _ in range(looks):
+                await self.block.wait()
             try:
                 state = await self.state(life.id)
             except ChainError:  # the machine is busy
@@ -204,6 +205,7 @@ class Soak:
                 owed = life.owed(state, now)
                 if owed is not None:
                     await self._try(*owed)
+                looks = 1 if owed is not None else 3  # nothing is owed now: no hurry
 
     async def _try(self, account: Account, order: ChainOrder) -> None:
         try:
@@ -295,7 +297,7 @@ class Life:
 
 
 @asynccontextmanager
-async def open_soak(accounts: int, loss: float, seed: int) -> AsyncIterator[Soak]:
+async def open_soak(accounts: int, loss: float, seed: int, look_s: float) -> AsyncIterator[Soak]:
     """A chain of its own, with every account funded; half requesters' money, half stake."""
     port = free_port()
     process = launch(port=port, block_time_s=0)
@@ -307,8 +309,8 @@ async def open_soak(accounts: int, loss: float, seed: int) -> AsyncIterator[Soak
             soak = Soak(devnet, rpc, proxy, seed)
             rich = devnet.wallet(rpc, 0)
             config = replace(
-                devnet.config, urls=(proxy.url,), poll_s=0.15, resend_s=0.5, stuck_s=5.0,
-                give_up_s=20.0, confirmations=DEEP,
+                devnet.config, urls=(proxy.url,), poll_s=look_s, resend_s=3 * look_s, stuck_s=10.0,
+                give_up_s=60.0, confirmations=DEEP,
             )  # fmt: skip
             for index in range(accounts):
                 key = (0x1000 + index).to_bytes(32, "big")
@@ -331,10 +333,10 @@ async def open_soak(accounts: int, loss: float, seed: int) -> AsyncIterator[Soak
 
 async def run_soak(
     agreements: int, accounts: int, *, loss: float = 0.1, depth: int = 6, seed: int = 1,
-    at_once: int = 60, reorg_every: int = 25, pause_s: float = 0.15,
+    at_once: int = 60, reorg_every: int = 25, pause_s: float = 0.15, look_s: float = 0.15,
 ) -> Report:  # fmt: skip
     """Live so many agreements, then add everything up."""
-    async with open_soak(accounts, loss, seed) as soak:
+    async with open_soak(accounts, loss, seed, look_s) as soak:
         limit = trio.Semaphore(at_once)
         async with trio.open_nursery() as world:
             soak.height, soak.now = await soak.head()

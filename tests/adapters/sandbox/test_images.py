@@ -16,7 +16,7 @@ import zstandard
 
 from market.errors import IntegrityError, MarketError, NotFoundError, SandboxError
 from market.terms import Artifact
-from node.adapters.oci import images
+from node.adapters.oci import images, staging
 from node.adapters.oci.layout import this_machine
 from tests.adapters.registry.server import make_index, make_manifest
 from tests.simulation.memory import MemoryBlobs
@@ -304,3 +304,27 @@ def test_large_images_make_room_too(tmp_path: Path) -> None:
         os.utime(tmp_path / name, (number, number))
     images.make_room(tmp_path, 9, frozenset({"used"}), bytes_max=200)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["used", "young"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ("", "/out"),
+        ("/", "/out"),
+        ("/app/src/", "/app/src"),
+        ("/app/file", "/out"),
+        ("/app/gone", "/out"),
+        ("/app/link", "/out"),
+        ("/link/src", "/out"),
+        ("/proc/self/fd/7", "/out"),
+        ("/proc", "/out"),
+        ("/app/../../etc", "/out"),
+        ("/dev/fd/8", "/out"),
+    ],
+)
+def test_a_working_directory_leads_nowhere_else(tmp_path: Path, wanted: str, given: str) -> None:
+    (tmp_path / "app/src").mkdir(parents=True)
+    (tmp_path / "app/file").touch()
+    (tmp_path / "app/link").symlink_to("/proc/self/fd/7")
+    (tmp_path / "link").symlink_to("app")
+    assert staging.safe_cwd(tmp_path, wanted) == given

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.sandbox
 LIAR = """#!{python} -IS
 import json, os, sys
 arguments = sys.argv[1:]
-if "create" in arguments:
+if "create" in arguments or "run" in arguments:
     path = os.path.join(arguments[arguments.index("--bundle") + 1], "config.json")
     with open(path) as file:
         config = json.load(file)
@@ -64,6 +64,7 @@ LIES = {
         "source='/dev/kmsg', options=['bind']))",
         "was not granted",
     ),
+    "another folder": ("process['cwd'] = '/tmp'", "working directory"),
     "/sys": (
         "config['mounts'].append(dict(destination='/sys', type='bind', source='/sys', "
         "options=['rbind', 'ro']))",

@@ -11,7 +11,8 @@ export function money(text, digits) { // decimal text of whole tokens
   const size = Math.abs(value);
   return (size === 0 || size >= 100 ? two : size >= 0.1 ? four : six).format(value);
 }
-export const price = (value) => (value >= 10 ? two : value >= 0.1 ? number(3) : six).format(value);
+const [three, five] = [3, 5].map(number);
+export const price = (value) => (value >= 10 ? two : value >= 0.1 ? three : value >= 0.01 ? four : value >= 0.001 ? five : six).format(value);
 export const percent = (share, digits = 1) => `${number(digits).format(share * 100)} %`;
 export function span(seconds) {
   const s = Math.max(0, Math.round(seconds));

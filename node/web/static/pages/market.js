@@ -62,8 +62,8 @@ const SORTS = {
   price: ['Price', (a, b) => a.price - b.price],
   rel: ['Reliability', (a, b) => b.reliability - a.reliability],
   region: ['Region', (a, b) => a.geolocation.localeCompare(b.geolocation)],
-  host: ['CPU and memory', (a, b) => b.cpu_cores - a.cpu_cores],
-  net: ['Down / up', (a, b) => b.inet_down - a.inet_down],
+  host: ['Cores, memory', (a, b) => b.cpu_cores - a.cpu_cores],
+  net: ['Mbit/s down / up', (a, b) => b.inet_down - a.inet_down],
   provider: ['Provider', (a, b) => a.provider.localeCompare(b.provider)],
   age: ['Expires in', (a, b) => b.expires - a.expires],
 };
@@ -195,7 +195,7 @@ function Table({ rows, sort, total, onSort, query }) {
             <span role="cell" class="end">${percent(one.reliability)}</span>
             <span role="cell">${one.geolocation || '–'}</span>
             <span role="cell" class="soft">${one.cpu_cores} cores, ${gib(one.cpu_ram)}</span>
-            <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)} <span class="small">Mbit/s</span></span>
+            <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)}</span>
             <span role="cell"><code>${short(one.provider, 6, 4)}</code></span>
             <span role="cell" class="end soft">${one.expires > now ? span(one.expires - now) : 'expiring'}</span>
           </div>`)}</div>

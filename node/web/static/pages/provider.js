@@ -75,7 +75,7 @@ function Prices({ data, reload }) {
   return html`<${Panel} title="Price" side=${data.kinds.length > 1 && html`<label class="row small soft">Of<select value=${at} onChange=${(event) => { setAt(Number(event.target.value)); set(''); }}>${data.kinds.map((one, i) => html`<option value=${i}>${one.name}</option>`)}</select></label>`}>
     <div class="stack"><p><strong class="num">${price(own)}</strong> ${token}/h for a ${kind.name} now${kind.wares.some((ware) => ware.preemptible) ? html`, <span class="num">${kind.wares.find((ware) => ware.preemptible).dph}</span> if it may be preempted` : ''}. <span class="soft">${prices.length > 1 ? `${dearer} of ${prices.length} offers of this model ask more than ${typed ? 'that' : 'you'}.` : 'Nobody else offers this model.'}</span></p>
     <${Histogram} prices=${prices} mine=${typed || own} label=${`Prices of ${kind.name}`} onCap=${(value) => set(String(Number(value.toPrecision(3))))} />
-    <form onSubmit=${save}><label class="field">New price (${token}/h)<span class="row"><input class=${`grow ${wrong ? 'wrong' : ''}`} inputmode="decimal" value=${text} onInput=${(event) => set(event.target.value)} /><button class="primary" disabled=${!text || wrong || base === 0n}>Change the price</button></span></label></form>
+    <form onSubmit=${save}><div class="field"><label for="new-price">New price (${token}/h)</label><span class="row"><input id="new-price" class=${`grow ${wrong ? 'wrong' : ''}`} inputmode="decimal" value=${text} onInput=${(event) => set(event.target.value)} /><button class="primary" disabled=${!text || wrong || base === 0n}>Change the price</button></span></div></form>
     <p class="soft small">It holds until the node starts again; to keep it, write it to the configuration.</p></div><//>`;
 }
 
@@ -84,7 +84,7 @@ function Earnings({ money_ }) {
   const days = money_.days.slice(-30);
   const top = Math.max(...days.map((day) => Math.abs(Number(day.net))), 1e-9);
   return html`<${Panel} title="Earnings by day" side=${html`<span class="soft small">UTC days, from the chain’s events</span>`}>
-    ${days.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Earnings by day"><table><thead><tr><th>Day</th><th class="num">Paid</th><th class="num">Bonds</th><th class="num">Slashed</th><th class="num">Net</th><th></th></tr></thead>
+    ${days.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Days"><table><thead><tr><th>Day</th><th class="num">Paid</th><th class="num">Bonds</th><th class="num">Slashed</th><th class="num">Net</th><th></th></tr></thead>
       <tbody>${[...days].reverse().map((day) => html`<tr key=${day.day}><td class="nowrap">${day.day}</td><td class="num">${money(day.payments)}</td><td class="num">${money(day.bonds)}</td><td class="num">${Number(day.slashes) ? html`<span class="error">${money(day.slashes)}</span>` : '–'}</td><td class="num"><strong>${money(day.net)}</strong></td><td><div class=${`meter ${Number(day.net) < 0 ? 'bad' : ''}`} style=${{ width: '80px' }} aria-hidden="true"><span style=${{ width: `${(Math.abs(Number(day.net)) / top) * 100}%` }}></span></div></td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title="Nothing earned yet"><p>Payments appear here when agreements are settled on the chain.</p><//>`}<//>`;
 }

@@ -31,9 +31,9 @@ export function Amount({ label, max, action, onSend, busy, maxName, kind = '' })
   const wrong = text === '' ? '' : base === null ? `Write an amount with at most ${decimals.value} decimals.` : base === 0n ? 'Write an amount above zero.' : most !== null && base > most ? `At most ${money(max)} ${token.value}${maxName ? ` ${maxName}` : ''}.` : '';
   const id = `amount-${action.replaceAll(' ', '-')}`;
   return html`<form class="stack" onSubmit=${(event) => { event.preventDefault(); if (!wrong && base) onSend(fromBase(base, decimals.value)).then((done) => done && set('')); }}>
-    <label class="field">${label} (${token})<span class="row"><input class=${`grow ${wrong ? 'wrong' : ''}`} inputmode="decimal" autocomplete="off" value=${text} aria-invalid=${Boolean(wrong)} aria-describedby=${id} onInput=${(event) => set(event.target.value)} />
+    <div class="field"><label for=${`${id}-in`}>${label} (${token})</label><span class="row"><input id=${`${id}-in`} class=${`grow ${wrong ? 'wrong' : ''}`} inputmode="decimal" autocomplete="off" value=${text} aria-invalid=${Boolean(wrong)} aria-describedby=${id} onInput=${(event) => set(event.target.value)} />
     ${max !== undefined && html`<button type="button" class="plain tiny" onClick=${() => set(max)}>all</button>`}
-    <button class=${kind} disabled=${busy || Boolean(wrong) || !base}>${action}</button></span></label>
+    <button class=${kind} disabled=${busy || Boolean(wrong) || !base}>${action}</button></span></div>
     <span class="error" id=${id}>${wrong}</span></form>`;
 }
 
