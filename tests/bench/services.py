@@ -25,7 +25,7 @@ from tests.adapters.registry.server import Registry, serving
 from tests.bench.row import Row, row
 from tests.services.stage import ROOT, Stage, open_stage
 
-REQUESTS = 60
+REQUESTS = 40
 TOKENS = 40
 CLIENTS = 8
 FIRST_GOAL_MS = 100.0
@@ -116,8 +116,8 @@ def _ask(port: int, seed: int = 0) -> Times:
     return first, between
 
 
-def _many(port: int) -> Times:
-    found = [_ask(port, seed) for seed in range(REQUESTS)]
+def _many(port: int, requests: int = REQUESTS) -> Times:
+    found = [_ask(port, seed) for seed in range(requests)]
     return [t for one, _ in found for t in one], [t for _, more in found for t in more]
 
 
@@ -125,7 +125,7 @@ async def _together(port: int) -> Times:
     found: list[Times] = []
 
     async def client() -> None:
-        found.append(await trio.to_thread.run_sync(_many, port))
+        found.append(await trio.to_thread.run_sync(_many, port, REQUESTS // 4))
 
     async with trio.open_nursery() as nursery:
         for _ in range(CLIENTS):
