@@ -38,6 +38,7 @@ def run(
     env: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     secret: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     name: str | None = None,
+    key: str = "",
     common: Common = DEFAULT,
 ) -> int:
     """Run a job file on the market: plan, confirm, submit, follow to the end.
@@ -59,6 +60,8 @@ def run(
         repeated.
     name
         Call the job so.
+    key
+        One key, one job: said again, after a crash of a script too, it is the same job.
     """
     settings = common.settings()
     node = Node(settings.socket_path)
@@ -69,7 +72,7 @@ def run(
     _confirm(yes)
     with sending() as progress:
         send(node, prepared, progress)
-    id_ = submit(node, prepared, secrets)
+    id_ = submit(node, prepared, secrets, key)
     if detach or quiet:
         if common.as_json:
             write_json({"job": node.get(job_path(id_))})

@@ -88,13 +88,13 @@ function Frame() {
   useEffect(() => { if (link.value === 'live') ask('/api/status').then((found) => { status.value = found; }, () => {}); }, [link.value, Math.floor(news.changed.value / 4)]);
   return html`<a class="skip" href="#main">Skip to the content</a>
   <div class="frame"><header class="side">
-      <a class="brand" href="/"><img src="/icon.svg" alt="" width="26" height="26" /><span>gridsouk</span></a>
+      <a class="brand" href="/" aria-label="gridsouk, to the market"><img src="/icon.svg" alt="" width="26" height="26" /><span>gridsouk</span></a>
       <nav aria-label="Pages">${PAGES.map((one) => html`<a href=${one.at} aria-current=${path === one.at || (one.at === '/jobs' && path.startsWith('/jobs/')) ? 'page' : undefined}>${icon(one.icon)}${one.name}</a>`)}</nav>
-      <footer>
+      <div class="foot">
         ${account.value && html`<a class="wide" href="/wallet"><code>${short(account.value, 6, 4)}</code></a>`}
         ${node && html`<span class="wide clip">${node.network}</span>`}
         <span class="row nowrap" role="status"><span class=${`dot ${kind}`}></span><span class="say">${text}</span></span>
-      </footer></header>
+      </div></header>
     <div>
       ${link.value === 'lost' && html`<div class="banner" role="alert"><span class="spin"></span>The node does not answer. What you see is from before; it goes on by itself.</div>`}
       ${link.value === 'live' && node?.waiting_for && html`<div class="banner">Waiting for ${node.waiting_for}</div>`}

@@ -62,7 +62,7 @@ export const Loading = ({ what }) => html`<div class="empty" role="status"><span
 export const Empty = ({ title, children }) => html`<div class="empty"><h2>${title}</h2>${children}</div>`;
 
 export const Panel = ({ title, side, flush, children, ...rest }) => html`
-  <section class=${`panel ${flush ? 'flush' : ''}`} aria-label=${title} ...${rest}>
+  <section class=${`panel ${flush ? 'flush' : ''}`} aria-label=${flush ? undefined : title} ...${rest}>
     ${title && html`<header><h2>${title}</h2>${side}</header>`}${children}</section>`;
 
 export const Tile = ({ name, children }) => html`<div class="tile"><dt>${name}</dt><dd>${children}</dd></div>`;
