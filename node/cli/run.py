@@ -14,7 +14,7 @@ from market.limits import ENV_BYTES_MAX
 from node.cli.follow import exit_code, follow, job_path, summary
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, sending, write_json, write_lines
-from node.cli.plans import show_plan
+from node.cli.plans import check_funds, show_plan
 from node.client.http import Node, NodeDownError
 from node.client.jobfile import JobFile, read_job_file
 from node.client.submission import ask, prepare, send, submit
@@ -69,6 +69,7 @@ def run(
     secrets = dict(_secret(item) for item in secret)
     prepared = prepare(node, file, settings, secrets)
     show_plan(prepared.plan)
+    check_funds(prepared.plan)
     _confirm(yes)
     with sending() as progress:
         send(node, prepared, progress)

@@ -213,11 +213,11 @@ class JobDesk:
             "max_price_per_hour": self._money(job.bid.max_price_per_hour),
             "max_duration_s": job.bid.max_duration_s,
             "remaining_s": remaining_s(job),
-            "deposit": self._money(sum(a.terms.money.deposit for a in mine if not a.ended)),
+            "deposit": self._money(sum(a.extended.money.deposit for a in mine if not a.ended)),
             "price_per_hour": self._money(current.terms.money.price_per_hour) if current else None,
             "units": current.terms.unit_count if current else None,
             "last_heard": current.heard_at_ms / 1000 or None if current else None,
-            "ends": current.opened_at_s + current.terms.timing.duration_s
+            "ends": current.opened_at_s + current.extended.timing.duration_s
             if current and current.opened_at_s and not current.ended
             else None,
             "interval_s": current.interval_s if current else None,

@@ -41,7 +41,7 @@ def agreement_row(a: Agreement, money: Said) -> dict[str, Any]:
         "to_victim": money(a.to_victim),
         "burned": money(a.slashed - a.to_victim),
         "opened": a.opened_at_s or None,
-        "ends": a.opened_at_s + a.terms.timing.duration_s if a.opened_at_s else None,
+        "ends": a.opened_at_s + a.extended.timing.duration_s if a.opened_at_s else None,
         "duration_s": a.terms.timing.duration_s,
         "interval_s": a.interval_s,
         "answer_by": a.challenge_deadline_s or None,

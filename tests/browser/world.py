@@ -148,10 +148,7 @@ class World:
     def stop(self) -> None:
         """End all of it."""
         for node in self.nodes:
-            if node.process is not None:
-                node.process.send_signal(signal.SIGTERM)
-        for node in self.nodes:
-            node.kill(signal.SIGTERM)
+            node.kill()  # what it would do on the way out is no part of these tests
         try:
             if self.nodes and all(node.config.exists() for node in self.nodes):
                 trio.run(self._scrub)

@@ -176,7 +176,7 @@ def test_dashboard_prints_the_address_with_its_token(machine: Machine) -> None:
     said = machine.souk("dashboard", "--no-open")
     assert said.code == 0
     assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[0-9a-f]{32}\n", said.out)
-    assert machine.souk("dashboard", "--json").json()["url"] == said.out.strip()
+    assert machine.souk("dashboard", "--json").json["url"] == said.out.strip()
 
 
 def test_interrupting_run_detaches(machine: Machine) -> None:

@@ -23,7 +23,7 @@ export default function Job({ path }) {
         <p>Then its provider may stop it. ${job.checkpoint ? 'What it has by the last checkpoint is kept.' : 'It keeps no checkpoint.'}</p><div><button onClick=${() => ask_('extend')}>Add time</button></div></div>`}
       <${Tiles}>
         <${Tile} name="Spent">${money(job.promised)} <small>${token} of ${money(cap(job))}</small><${Meter} share=${Number(job.promised) / cap(job)} label=${`${percent(Number(job.promised) / cap(job))} of the cap is spent`} /><//>
-        <${Tile} name="Ran">${span(job.metered_s)} <small>of ${span(job.max_duration_s)}</small><//>
+        <${Tile} name="Ran">${span(job.metered_s)} <small>of ${span(job.max_duration_s)}${job.progress ? `, ${percent(job.progress, 0)} done` : ''}</small><//>
         <${Tile} name=${job.over ? 'Paid, refunded' : 'Money lasts'}>${job.over ? html`${money(job.paid)}<small> paid, ${money(job.refunded)} back</small>` : left !== null ? span(Math.max(0, left)) : '–'}<//>
         <${Tile} name="Last heartbeat">${current?.last_heard && !job.over ? html`<${Beat} a=${current} now=${now} />` : current?.last_heard ? when(current.last_heard) : '–'}<//>
       <//>
@@ -77,29 +77,35 @@ function Log({ job }) {
   const [text, setText] = useState('');
   const [follow, setFollow] = useState(true);
   const [query, setQuery] = useState('');
+  const [rank, setRank] = useState(0); // of a gang
   const at = useRef({ offset: 0, id: '', busy: false, cut: false, decoder: new TextDecoder() });
   const box = useRef();
   useEffect(() => {
-    let gone = false;
     const own = at.current;
-    if (own.id !== job.id) Object.assign(own, { id: job.id, offset: 0, decoder: new TextDecoder() });
-    (async () => {
-      if (own.busy) return;
+    const id = `${job.id} ${rank}`;
+    if (own.id !== id) { Object.assign(own, { id, offset: 0, busy: false, again: false, cut: false, decoder: new TextDecoder() }); setText(''); }
+    const pull = async () => {
+      if (own.busy) { own.again = true; return; }
       own.busy = true;
       try {
         for (;;) {
-          const answer = await ask(`/api/jobs/${job.id}/log?offset=${own.offset}`, { raw: true });
+          const answer = await ask(`/api/jobs/${job.id}/log?offset=${own.offset}&rank=${rank}`, { raw: true });
           const part = new Uint8Array(await answer.arrayBuffer());
+          if (own.id !== id) return;
           own.offset = Number(answer.headers.get('x-next-offset'));
-          if (!part.length || gone) break;
+          if (!part.length) break;
           const said = own.decoder.decode(part, { stream: true }).replace(/\r(?!\n)/g, '\n').replace(ESCAPES, '');
           setText((old) => { const all = old + said; own.cut ||= all.length > KEPT; return all.length > KEPT ? all.slice(all.indexOf('\n', all.length - KEPT) + 1) : all; });
-          if (part.length < 65536) break;
         }
-      } catch { /* the next news tries again */ } finally { own.busy = false; }
-    })();
-    return () => { gone = false; };
-  }, [job.id, news.changed.value, job.state, link.value]);
+      } catch { /* the next news tries again */ } finally {
+        if (own.id === id) {
+          own.busy = false;
+          if (own.again) { own.again = false; pull(); }
+        }
+      }
+    };
+    pull();
+  }, [job.id, rank, news.changed.value, job.state, link.value]);
   useEffect(() => { if (follow && box.current) box.current.scrollTop = box.current.scrollHeight; }, [text, follow, query]);
   const lines = useMemo(() => (query ? text.split('\n').filter((line) => line.toLowerCase().includes(query.toLowerCase())) : null), [text, query]);
   const marked = (line) => {
@@ -107,21 +113,22 @@ function Log({ job }) {
     return html`${line.slice(0, found)}<mark>${line.slice(found, found + query.length)}</mark>${line.slice(found + query.length)}\n`;
   };
   return html`<${Panel} title="Output" side=${html`<div class="row small">
+      ${job.nodes > 1 && html`<select aria-label="Rank" value=${rank} onChange=${(event) => setRank(Number(event.target.value))}>${Array.from({ length: job.nodes }, (_, i) => html`<option value=${i}>rank ${i}</option>`)}</select>`}
       <input type="search" placeholder="Search" aria-label="Search in the output" value=${query} onInput=${(event) => setQuery(event.target.value)} />
       <label class="check"><input type="checkbox" checked=${follow} onChange=${(event) => setFollow(event.target.checked)} />Follow</label>
-      <${Save} job=${job} /></div>`}>
+      <${Save} job=${job} rank=${rank} /></div>`}>
     ${lines && html`<p class="small soft" role="status">${plural(lines.length, 'line')} of it</p>`}
     <pre class="log" ref=${box} tabindex="0" role="log" aria-label="Output of the job" aria-live="off" onWheel=${(event) => event.deltaY < 0 && setFollow(false)}>${at.current.cut && !lines ? html`<span class="soft">… (the beginning is in the download)\n</span>` : ''}${lines ? lines.slice(-2000).map(marked) : text || (job.over ? 'It wrote nothing.' : 'Nothing yet.')}</pre><//>`;
 }
 
-function Save({ job }) {
+function Save({ job, rank }) {
   const [busy, set] = useState(false);
   const save = async () => {
     set(true);
     try {
       const parts = [];
       for (let offset = 0; ;) {
-        const answer = await ask(`/api/jobs/${job.id}/log?offset=${offset}`, { raw: true });
+        const answer = await ask(`/api/jobs/${job.id}/log?offset=${offset}&rank=${rank}`, { raw: true });
         const part = await answer.blob();
         if (!part.size) break;
         parts.push(part);

@@ -43,4 +43,4 @@ export default function Jobs() {
         <td class="num soft">${when(job.created)}</td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title=${data.length ? 'None of them' : 'No job yet'}><p>${data.length ? 'Choose another view.' : html`<a href="/new">Write one here</a>, or hand in a file: <code>souk run job.yaml</code>`}</p><//>`}<//>`;
 }
-export const cap = (job) => (Number(job.max_price_per_hour) * (job.units || 1) * job.max_duration_s) / 3600;
+export const cap = (job) => (Number(job.max_price_per_hour) * (job.units || 1) * (job.nodes || 1) * job.max_duration_s) / 3600;

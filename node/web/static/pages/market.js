@@ -63,7 +63,7 @@ const SORTS = {
   rel: ['Reliability', (a, b) => b.reliability - a.reliability],
   region: ['Region', (a, b) => a.geolocation.localeCompare(b.geolocation)],
   host: ['Cores, memory', (a, b) => b.cpu_cores - a.cpu_cores],
-  net: ['Mbit/s down / up', (a, b) => b.inet_down - a.inet_down],
+  net: ['Mbit/s', (a, b) => b.inet_down - a.inet_down],
   provider: ['Provider', (a, b) => a.provider.localeCompare(b.provider)],
   age: ['Expires in', (a, b) => b.expires - a.expires],
 };
@@ -165,6 +165,7 @@ function Table({ rows, sort, total, onSort, query }) {
     return () => { watch.disconnect(); small.removeEventListener('change', change); };
   }, []);
   const size = isSmall ? 84 : 44;
+  const top = isSmall ? 0 : 42; // the head's height; it stays at the top while the rows scroll
   const first = Math.max(0, (block - 1) * BLOCK);
   const shown = rows.slice(first, first + Math.ceil(height / size) + 3 * BLOCK);
   const moved = () => setBlock(Math.floor(body.current.scrollTop / (size * BLOCK)));
@@ -176,18 +177,18 @@ function Table({ rows, sort, total, onSort, query }) {
     const to = Math.max(0, Math.min(rows.length - 1, at + step));
     const y = to * size;
     if (y < body.current.scrollTop) body.current.scrollTop = y;
-    else if (y + size > body.current.scrollTop + height) body.current.scrollTop = y + size - height;
+    else if (y + size > body.current.scrollTop + height - top) body.current.scrollTop = y + size + top - height;
     moved();
     requestAnimationFrame(() => body.current?.querySelector(`[data-at="${to}"]`)?.focus({ preventScroll: true }));
   };
   const base = new URLSearchParams(query);
   const href = (key) => { base.set('offer', key); return `/?${base}`; };
-  return html`<${Panel} flush title=${rows.length === total ? plural(total, 'offer') : `${count(rows.length)} of ${plural(total, 'offer')}`} side=${html`<span class="soft small">arrow keys walk the rows</span>`}>
+  return html`<${Panel} flush title=${rows.length === total ? plural(total, 'offer') : `${count(rows.length)} of ${plural(total, 'offer')}`} side=${!isSmall && html`<span class="soft small">arrow keys walk the rows</span>`}>
     <div class="grid" role="table" aria-label="Offers" aria-rowcount=${rows.length + 1}>
-      <div role="rowgroup"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name]]) => html`
+      <div class="body" role="presentation" ref=${body} style=${{ height: `${rows.length * size + top}px` }} onScroll=${moved} onKeyDown=${keys} data-keep>
+      <div role="rowgroup" class="sticky"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name]]) => html`
         <span role="columnheader" class=${END.includes(key) ? 'end' : ''} aria-sort=${sort === key ? (['vram', 'rel', 'host', 'net', 'age'].includes(key) ? 'descending' : 'ascending') : undefined}><button onClick=${() => onSort(key)}>${name}${sort === key ? html`<span aria-hidden="true">↓</span>` : ''}</button></span>`)}</div></div>
-      <div class="body" role="rowgroup" ref=${body} style=${{ height: `${rows.length * size}px` }} onScroll=${moved} onKeyDown=${keys} data-keep>
-        <div class="pad" role="presentation" style=${{ height: `${rows.length * size}px` }}>${shown.map((one, i) => html`
+        <div class="pad" role="rowgroup" style=${{ height: `${rows.length * size}px` }}>${shown.map((one, i) => html`
           <div class="item" role="row" key=${one.key} aria-rowindex=${first + i + 2} style=${{ transform: `translateY(${(first + i) * size}px)` }}>
             <span role="cell"><a href=${href(one.key)} data-at=${first + i}>${one.gpu_name}</a> <span class="soft small">${one.num_gpus}/${one.num_units} free</span> ${one.declared && html`<span class="chip" title="Typed by its owner, not found by a driver">declared</span>`}</span>
             <span role="cell" class="end">${gib(one.gpu_ram)}</span>

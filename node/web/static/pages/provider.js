@@ -84,7 +84,7 @@ function Earnings({ money_ }) {
   const days = money_.days.slice(-30);
   const top = Math.max(...days.map((day) => Math.abs(Number(day.net))), 1e-9);
   return html`<${Panel} title="Earnings by day" side=${html`<span class="soft small">UTC days, from the chain’s events</span>`}>
-    ${days.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Days"><table><thead><tr><th>Day</th><th class="num">Paid</th><th class="num">Bonds</th><th class="num">Slashed</th><th class="num">Net</th><th></th></tr></thead>
+    ${days.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Days"><table><thead><tr><th>Day</th><th class="num">Paid</th><th class="num">Bonds</th><th class="num">Slashed</th><th class="num">Net</th><th><span class="hidden">As a bar</span></th></tr></thead>
       <tbody>${[...days].reverse().map((day) => html`<tr key=${day.day}><td class="nowrap">${day.day}</td><td class="num">${money(day.payments)}</td><td class="num">${money(day.bonds)}</td><td class="num">${Number(day.slashes) ? html`<span class="error">${money(day.slashes)}</span>` : '–'}</td><td class="num"><strong>${money(day.net)}</strong></td><td><div class=${`meter ${Number(day.net) < 0 ? 'bad' : ''}`} style=${{ width: '80px' }} aria-hidden="true"><span style=${{ width: `${(Math.abs(Number(day.net)) / top) * 100}%` }}></span></div></td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title="Nothing earned yet"><p>Payments appear here when agreements are settled on the chain.</p><//>`}<//>`;
 }
