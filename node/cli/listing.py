@@ -98,11 +98,12 @@ def init(
         write_json({"config": str(place), "units": len(found.units), "price_per_hour": asked})
         return 0
     write_lines([str(place)])
+    stake = f"{Decimal(collateral) * max(1, len(found.units)):.2f}"
     say("next, in this order:")
     say("  souk provider doctor       whether this machine may run strangers' code")
-    say("  souk wallet                the address of the node's key, and what it lacks")
-    say(f"  souk stake add {Decimal(collateral) * max(1, len(found.units)):.2f}      for all units")
-    say("  souk wallet authorise      lets the node's key use the stake")
+    say("  souk wallet                what the wallet and the node's own key lack")
+    say(f"  souk deposit {stake}, then souk stake add {stake}: it backs all units")
+    say(f"  souk wallet authorise --allowance {stake}, and souk wallet gas 0.05")
     say("  souk up                    or: souk service install")
     return 0
 

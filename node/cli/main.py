@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        given = _formatted(given)
+        given = without_format(given)
     except SpecError as problem:
         write_error("usage", str(problem), problem.hint, as_json="--json" in given)
         sys.exit(2)
@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _formatted(given: list[str]) -> list[str]:
+def without_format(given: list[str]) -> list[str]:
     """The arguments without `-o FORMAT`, which every command has and none needs to know.
 
     `-o` of `souk offers` also names an order: what is no format stays. Raises SpecError.
