@@ -11,7 +11,7 @@ PLACE = Path(__file__).resolve().parent.parent / "docs" / "CLI.md"
 HEAD = """# The commands
 
 Written by `python -m scripts.cli_docs` from the program; a test holds it to that. Every command
-also has `-o table|json|yaml|wide|name`. Exit codes: [README](../README.md).
+also has `-o table|json|yaml|wide|name`; views are drawn again with `-w`. Exit codes: [README](../README.md).
 
 """
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from typing import Any, Final
 from urllib.parse import quote
 
 from market.units import format_duration
-from node.cli.output import say, write_log
+from node.cli.output import clean, say, write_log
 from node.client.http import Node
 
 POLL_S: Final = 0.3  # a request costs the node two milliseconds
@@ -35,15 +37,20 @@ def follow(node: Node, name: str, *, log: bool, log_to_stderr: bool = False) -> 
     told = 0
     offset = 0
     ended_at: float | None = None
+    pulse = Pulse()
     try:
         while True:
+            pulse.clear(len(job.get("history", [])) > told)
             told = _tell(job, told)
             more = False
             if log:
                 data, offset, end = node.log(name, offset)
+                pulse.clear(bool(data))
                 write_log(data, to_stderr=log_to_stderr)
                 more = bool(data) or not end
+            pulse.show(job)
             if job["over"]:
+                pulse.clear()
                 ended_at = ended_at or time.monotonic()
                 if not more or time.monotonic() - ended_at > LOG_LATE_S:
                     return job
@@ -51,9 +58,46 @@ def follow(node: Node, name: str, *, log: bool, log_to_stderr: bool = False) -> 
                 time.sleep(POLL_S)
             job = node.get(job_path(name))
     except KeyboardInterrupt:
+        pulse.clear()
         if not job["over"]:
             say(f"\ndetached; the job goes on. See it with: souk logs -f {name[:12]}")
         raise
+
+
+class Pulse:
+    """One line at the foot of a terminal: where the job is now, for how long, at what cost.
+
+    Silent where nobody watches. It is wiped before anything else is written.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is shown yet."""
+        self._shown = False
+        self._lives = sys.stderr.isatty()
+
+    def show(self, job: dict[str, Any]) -> None:
+        """Draw it anew."""
+        if not self._lives or job["over"]:
+            return
+        history = job.get("history") or [{"at": job.get("created") or time.time()}]
+        so_long = format_duration(time.time() - history[-1]["at"])
+        parts = [job["state"], so_long]
+        if job["metered_s"]:
+            parts.append(f"{format_duration(job['metered_s'])} metered, {job['promised']} owed")
+        if job.get("progress"):
+            parts.append(f"{job['progress']:.0%} done")
+        if job["reason"]:
+            parts.append(job["reason"])
+        width = shutil.get_terminal_size().columns - 1
+        line = clean("  ".join(parts))[:width]
+        print(f"\r\x1b[2K\x1b[2m{line}\x1b[0m", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def clear(self, needed: bool = True) -> None:
+        """Make room for a line that stays."""
+        if self._shown and needed:
+            print("\r\x1b[2K", end="", file=sys.stderr, flush=True)
+            self._shown = False
 
 
 def wait(node: Node, name: str, timeout_s: float | None) -> dict[str, Any]:

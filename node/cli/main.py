@@ -6,10 +6,13 @@ failed, 101 it is not over, 102 not found, 103 cancelled, 124 timed out, 130 int
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -62,6 +65,14 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
 }
 """Every command by its group, named rather than imported: `souk ps` loads only what it needs."""
 
+WATCHABLE: Final = (
+    ("offers",), ("status",), ("peers",), ("wallet",), ("show",), ("spend",),
+    ("provider", "status"), ("provider", "quotes"), ("provider", "earnings"),
+)  # fmt: skip
+"""Views that `-w` draws again whenever they change."""
+WATCH_S: Final = 1.0
+CLEAR: Final = "\x1b[H\x1b[2J"
+
 
 def make_app() -> App:
     """The program's commands."""
@@ -92,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SpecError as problem:
         write_error("usage", str(problem), problem.hint, as_json="--json" in given)
         sys.exit(2)
-    code = _run(given)
+    code = _watched(given) if _is_watched(given) else _run(given)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -125,6 +136,34 @@ def without_format(given: list[str]) -> list[str]:
         else:
             kept += [word] if equals else [word, chosen]
     return kept
+
+
+def _is_watched(given: list[str]) -> bool:
+    """Whether `-w` asks for a view that is drawn again; `ps` has one of its own."""
+    flags = {"-w", "--watch"} & set(given)
+    return bool(flags) and any(tuple(given[: len(view)]) == view for view in WATCHABLE)
+
+
+def _watched(given: list[str]) -> int:
+    """Run a command again and again, and show what it says whenever that changes."""
+    given = [word for word in given if word not in ("-w", "--watch")]
+    shown: str | None = None
+    try:
+        while True:
+            said = io.StringIO()
+            said.isatty = sys.stdout.isatty  # type: ignore[method-assign]  # a table stays one
+            with contextlib.redirect_stdout(said):
+                code = _run(given)
+            if code:
+                return code
+            if said.getvalue() != shown:
+                shown = said.getvalue()
+                if sys.stdout.isatty():
+                    print(CLEAR, end="")
+                print(shown, end="", flush=True)
+            time.sleep(WATCH_S)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _run(given: list[str]) -> int:

@@ -176,7 +176,8 @@ class Desk:
             "estimate": {
                 "price": "0.3", "ready_s": 98.0, "run_s": 90.0, "is_guess": True,
             },
-            "wallet": {"free": "0.4", "enough": False, "missing": "0.1"},
+            "wallet": {"free": "0.4", "usable": "0.4", "enough": self.spec(raw).name != "poor",
+                       "missing": "0.1"},
         }  # fmt: skip
 
     def all(self) -> list[dict[str, Any]]:

@@ -167,7 +167,7 @@ def test_run_follows_to_the_end(machine: Machine, name: str, code: int) -> None:
     assert said.code == code
     assert said.out == "step 1\nstep 2\n"
     assert "at most 0.6 TEST/h for 2h 00m" in said.err
-    assert "held now: 0.5 TEST, of which about 0.2 comes back; never more than 1.2" in said.err
+    assert "held now: 0.5 TEST, of which about 0.2 comes back" in said.err
     assert "-> RTX 4090 x1       0.4       0.45 = 0.3 + 0.1 + 0.05" in said.err
     assert "RUNNING" in said.err
 
@@ -300,3 +300,44 @@ def test_one_key_one_job(machine: Machine) -> None:
     )
     assert (first.code, first.out) == (0, again.out)
     assert machine.souk("run", job, "-y", "-q", "--key", "k" * 65).code != 0
+
+
+def test_a_view_is_drawn_again_until_it_is_left(machine: Machine) -> None:
+    process = machine.start("offers", "-w")
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert lines[0].startswith("OFFER\t")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")  # not drawn again: nothing changed
+    assert "Traceback" not in err
+    assert machine.souk("offers", "dhp<1", "-w").code == 2
+
+
+def test_formats_are_said_in_one_way(machine: Machine) -> None:
+    assert machine.souk("offers", "-o", "json").json["offers"]
+    assert machine.souk("offers", "-o", "yaml").out.startswith("schema: 1\noffers:\n- offer: ")
+    wide, plain = machine.souk("offers", "-o", "wide"), machine.souk("offers", "-o", "dph-")
+    assert len(wide.out.splitlines()[0].split("\t")) > len(plain.out.splitlines()[0].split("\t"))
+    assert machine.souk("ps", "-a", "-o", "name").out == machine.souk("ps", "-a", "-q").out
+    said = machine.souk("ps", "--output", "xml")
+    assert (said.code, "no such format" in said.err) == (2, True)
+
+
+def test_events_are_told_once_each(machine: Machine) -> None:
+    said = machine.souk("run", machine.job("fine"), "-y", "-d", "--env", "E=events")
+    told = machine.souk("events", said.out.strip(), "-f").out.splitlines()
+    assert [line.split("  ")[3] for line in told] == ["PENDING", "RUNNING", "SUCCEEDED"]
+
+
+def test_several_jobs_are_waited_for(machine: Machine) -> None:
+    assert machine.souk("wait", "done", "bad").code == 100
+    assert machine.souk("wait").code == 2
+    assert len(machine.souk("cancel", "done", "live", "--json").json["ids"]) == 2
+
+
+def test_who_cannot_pay_is_told_before_anything_waits(machine: Machine) -> None:
+    said = machine.souk("run", machine.job("poor"), "-y")
+    assert said.code == 6
+    assert "0.1 TEST are missing: the escrow holds 0.4 for you" in said.err
+    assert "(souk deposit 0.1)" in said.err
