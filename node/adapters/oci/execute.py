@@ -34,7 +34,7 @@ _READ_BYTES = min(CHUNK_BYTES, 64 * 1024)
 _QUEUE = 16  # parts of output that wait for a slow reader; then the program waits
 _NOT_THERE = 127
 _RUNTIME_FAILED = 255  # crun; runc says 255 too when it could not execute
-_GONE_S = 5.0
+_GONE_S = 2.0
 
 
 @asynccontextmanager

@@ -199,11 +199,13 @@ def engine_folder() -> Iterator[Path]:
         yield folder
     finally:
         deadline = time.monotonic() + PATIENCE_S
-        while folder.exists():
+        gone = 0
+        while gone < 5:
+            gone = 0 if folder.exists() else gone + 1
             disk.unmount_all(folder)
             shutil.rmtree(folder, ignore_errors=True)
             assert time.monotonic() < deadline, f"{folder} cannot be removed"
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 def _answers(socket: Path) -> bool:
