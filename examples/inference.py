@@ -9,9 +9,11 @@ import json
 import os
 import random
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 PORT = int(os.environ.get("PORT", "8000"))
+TOKEN_S = float(os.environ.get("TOKEN_MS", "0")) / 1000  # as long as a real model thinks
 TEXT = """
 The market has no owner. A provider offers what its machine can do, and signs the offer. A requester
 asks for what a job needs, and says what it would pay. The network finds the machine that finishes
@@ -46,6 +48,7 @@ def tokens(prompt: str, count: int, seed: int):
     for _ in range(count):
         if pair not in MODEL:
             pair = dice.choice(STARTS)
+        time.sleep(TOKEN_S)
         word = dice.choice(MODEL[pair])
         yield word
         pair = (pair[1], word)

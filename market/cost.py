@@ -75,6 +75,7 @@ class Weights:
     image_kbit: Any  # the image, where it is not cached
     out_kbit: Any
     checkpoint_s: Any  # work between checkpoints; infinite without any
+    most_s: Any  # a guess without an estimate: it is stopped after so long
 
 
 def weigh(demand: Demand) -> Weights:
@@ -96,6 +97,7 @@ def weigh(demand: Demand) -> Weights:
         image_kbit=demand.image_bytes / KIBIBIT,
         out_kbit=demand.output_bytes / KIBIBIT,
         checkpoint_s=float(demand.checkpoint_interval_s or np.inf),
+        most_s=np.inf if demand.estimate_s else float(demand.max_duration_s),
     )
 
 
@@ -116,7 +118,9 @@ def charge(
     """The formula of DESIGN section 5. Every argument makes the cost no smaller as it gets worse.
 
     What enters it, with its unit and its source:
-    - `work_s`, s on one reference GPU: the requester's `estimate_s`, else from `max_duration_s`.
+    - `work_s`, s on one reference GPU: the requester's `estimate_s`, else from `max_duration_s`,
+      after which (`most_s`) the job is stopped wherever it is; an offer that an estimate does not
+      fit is left out, and not charged less.
     - `speed`, multiple of the reference GPU, all units together: the throughput table's row for the
       kind of work and the GPU model, lowered by the offer's certificate; the certificate alone for
       a model that the table does not know (`throughput.rating`).
@@ -135,7 +139,7 @@ def charge(
     - `risk` = failure * (lost work, paid and waited for again, + the set-up, waited for again). On
       average half a checkpoint interval is lost, half the run without checkpoints.
     """
-    run_s = weights.work_s / speed
+    run_s = minimum(weights.work_s / speed, weights.most_s)
     transfer_s = in_kbit / down_kbps + weights.out_kbit / up_kbps
     setup_s = transfer_s + start_up_s + rtt_us * (RTT_TURNS / 1e6) + AGREE_S
     ready_s = wait_s + setup_s + run_s

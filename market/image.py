@@ -92,6 +92,12 @@ class Index:
 
     entries: tuple[tuple[str, Descriptor], ...]
 
+    def likeliest(self, architecture: str) -> Descriptor:
+        """The manifest for that machine, or any: to guess a size, whoever will run it."""
+        if not self.entries:
+            raise SandboxError("the image is made for no machine that runs Linux")
+        return dict(self.entries).get(architecture, self.entries[0][1])
+
     def choose(self, architecture: str) -> Descriptor:
         """The manifest for that machine. Raises SandboxError."""
         for name, descriptor in self.entries:

@@ -230,12 +230,13 @@ def _deadline(value: Any) -> Deadline:
 
 def _max_moves(raw: Mapping[str, Any], keeps_checkpoints: bool) -> int:
     """A job without checkpoints would begin anew: it moves only if it is told to."""
-    value = raw.get("reallocate")
-    if isinstance(value, bool):
+    if isinstance(value := raw.get("reallocate"), bool):
         return MOVES_MAX if value else 0
+    if not isinstance(value, Mapping | None):
+        raise SpecError("reallocate: must be true, false, or a mapping of max_moves")
     rules = _mapping(raw, "reallocate", REALLOCATE_KEYS)
-    default = MOVES_MAX if keeps_checkpoints or rules else 0
-    return _value(rules, "max_moves", _count(0, MOVES_MAX), default)
+    most = MOVES_MAX if keeps_checkpoints or rules else 0
+    return _value(rules, "max_moves", _count(0, MOVES_MAX), most)
 
 
 def _text(value: Any) -> str:

@@ -19,6 +19,7 @@ from node.ports import Blobs, Channel, Link
 PROTOCOL = "blob"
 Follow = Callable[[int], None]
 """Called with the number of bytes that are here, as they come."""
+WAITING_PARTS = 3  # received and not yet on the disk
 STALL_S = 60.0  # a peer that sends nothing for a minute is asked again later
 
 
@@ -121,14 +122,36 @@ class Artifacts:
     async def _receive(
         self, channel: Channel, artifact: Artifact, offset: int, tell: Follow | None
     ) -> None:
-        while offset < artifact.size_bytes:
-            data = await _next(channel)
-            if not data or offset + len(data) > artifact.size_bytes:
-                raise LimitError(f"{artifact.path}: not of the announced size")
-            await self._blobs.append(artifact.hash, offset, data)
-            offset += len(data)
-            if tell is not None:
-                tell(offset)
+        problems: list[MarketError] = []
+        taken_in, taken = trio.open_memory_channel[bytes](WAITING_PARTS)
+
+        async def take() -> None:
+            """The line is read on while the disk takes what came before."""
+            at = offset
+            async with taken_in:
+                try:
+                    while at < artifact.size_bytes:
+                        data = await _next(channel)
+                        if not data or at + len(data) > artifact.size_bytes:
+                            raise LimitError(f"{artifact.path}: not of the announced size")
+                        at += len(data)
+                        await taken_in.send(data)
+                except MarketError as problem:
+                    problems.append(problem)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            try:
+                async for data in taken:
+                    await self._blobs.append(artifact.hash, offset, data)
+                    offset += len(data)
+                    if tell is not None:
+                        tell(offset)
+            except MarketError as problem:
+                problems.append(problem)
+                nursery.cancel_scope.cancel()
+        if problems:
+            raise problems[0]
 
     async def _check_size(self, channel: Channel, artifact: Artifact) -> None:
         size = await self._size(channel)

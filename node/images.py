@@ -149,7 +149,7 @@ class Images:
         for _ in range(NESTING_MAX):
             if isinstance(manifest, ImageManifest):
                 break
-            entry = manifest.choose(_architecture())
+            entry = manifest.likeliest(_architecture())
             manifest = parse_manifest(await self._registry.manifest(replace(
                 reference, tag="", digest=entry.digest)))  # fmt: skip
         if isinstance(manifest, Index):

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "NEWCOMERS.md"
 READY_S = 180.0
-COMMAND_S = 300.0
+COMMAND_S = 150.0
 VOLATILE = re.compile(
     r"0x[0-9a-f]{8,}|12D3Koo\w+|\b[0-9a-f]{8,64}\b(?=…|\b)"
     r"|\d{4}-\d\d-\d\d( \d\d:\d\d:\d\d)?|(?<=127\.0\.0\.1[:/])(tcp/)?\d+|token=\w+|/tmp/[\w./-]+"
@@ -115,11 +115,16 @@ class Newcomer:
                 )
             )  # fmt: skip
             return self._until_up()
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.home, env=self.environment, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            timeout=COMMAND_S, check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=self.home, env=self.environment, text=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                timeout=COMMAND_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as late:
+            said = (late.stdout or b"").decode(errors="replace").splitlines()
+            log = (self.home / "node.log").read_text(errors="replace")[-3000:].splitlines()
+            return [*said, f"[not over after {COMMAND_S:.0f} s; the node's log ends so:]", *log]
         lines = done.stdout.splitlines()
         return [*lines, f"[exit {done.returncode}]"] if done.returncode else lines
 
@@ -167,6 +172,7 @@ def masked(line: str) -> str:
 def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
     """Type the whole page; the page as it should be, and every difference."""
     problems: list[str] = []
+    done, rest = "", text
     with ExitStack() as stack:
         variables = stack.enter_context(market())
         for chapter in chapters(text):
@@ -178,16 +184,16 @@ def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
                 problem = differs(step.expected, came)
                 if problem:
                     problems.append(f"{chapter.title}: $ {step.command}\n{problem}")
-                if problem and write:
-                    text = _replaced(text, step, [masked(line) for line in came])
-    return text, problems
+                lines = [masked(line) for line in came] if problem and write else step.expected
+                head = "$ " + step.command.replace("\n", "\n> ") + "\n"
+                before, found, rest = rest.partition(head + _told(step.expected))
+                assert found, step.command
+                done += before + head + _told(lines)
+    return done + rest, problems
 
 
-def _replaced(text: str, step: Step, lines: list[str]) -> str:
-    head = "$ " + step.command.replace("\n", "\n> ") + "\n"
-    before = head + "".join(f"{line}\n" for line in step.expected)
-    assert before in text, step.command
-    return text.replace(before, head + "".join(f"{line}\n" for line in lines), 1)
+def _told(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
 
 
 def main() -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any, Final
 
+from market.errors import FundsError
 from market.units import format_duration
 from node.cli.output import say
 
@@ -29,17 +31,25 @@ def show_plan(plan: dict[str, Any]) -> None:
             f"expected: {estimate['price']} {token}, results in about "
             f"{format_duration(estimate['ready_s'])}{guess}"
         )
-        say(
-            f"held now: {plan['held']} {token}, of which about {plan['refundable']} comes back; "
-            f"never more than {plan['max_hold']}"
-        )
+        say(f"held now: {plan['held']} {token}, of which about {plan['refundable']} comes back")
     else:
         say(f"held at most: {plan['max_hold']} {token}; what is not used comes back")
         for line in _nobody(plan):
             say(line)
-    wallet = plan.get("wallet")
-    if estimate and wallet and not wallet["enough"]:
-        say(f"the escrow holds {wallet['free']} {token} for you: {wallet['missing']} are missing")
+
+
+def check_funds(plan: dict[str, Any]) -> None:
+    """Raise FundsError if what would be held now is not there: such a job would wait for ever."""
+    wallet, token = plan.get("wallet"), plan["token"]
+    if not plan.get("estimate") or not wallet or wallet["enough"]:
+        return
+    short = Decimal(wallet["free"]) < Decimal(plan["held"])
+    raise FundsError(
+        f"{wallet['missing']} {token} are missing: the escrow holds {wallet['free']} for you, of "
+        f"which this node may use {wallet['usable']}",
+        hint=f"souk deposit {wallet['missing']}" if short
+        else f"souk wallet authorise --allowance {plan['held']}",
+    )  # fmt: skip
 
 
 def _show_ranking(ranking: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from market.limits import ENV_BYTES_MAX
 from node.cli.follow import exit_code, follow, job_path, summary
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, sending, write_json, write_lines
-from node.cli.plans import show_plan
+from node.cli.plans import check_funds, show_plan
 from node.client.http import Node, NodeDownError
 from node.client.jobfile import JobFile, read_job_file
 from node.client.submission import ask, prepare, send, submit
@@ -38,6 +38,7 @@ def run(
     env: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     secret: Annotated[tuple[str, ...], Parameter(negative="")] = (),
     name: str | None = None,
+    key: str = "",
     common: Common = DEFAULT,
 ) -> int:
     """Run a job file on the market: plan, confirm, submit, follow to the end.
@@ -59,6 +60,8 @@ def run(
         repeated.
     name
         Call the job so.
+    key
+        One key, one job: said again, after a crash of a script too, it is the same job.
     """
     settings = common.settings()
     node = Node(settings.socket_path)
@@ -66,10 +69,11 @@ def run(
     secrets = dict(_secret(item) for item in secret)
     prepared = prepare(node, file, settings, secrets)
     show_plan(prepared.plan)
+    check_funds(prepared.plan)
     _confirm(yes)
     with sending() as progress:
         send(node, prepared, progress)
-    id_ = submit(node, prepared, secrets)
+    id_ = submit(node, prepared, secrets, key)
     if detach or quiet:
         if common.as_json:
             write_json({"job": node.get(job_path(id_))})

@@ -109,22 +109,22 @@ def simulate(
     plot
         Write a picture: FILE.png, .svg or .pdf.
     """
-    names = _names(policy or (["fcfs"] if churn else list(POLICIES)))
     _check(units, jobs, placement, knowledge, error)
     _check_churn(churn, reallocation, reliable)
+    found = None if trace is None else load_trace(trace, throughputs, nodes)
+    names = _names(policy or _usual(found, churn))
     if plot is not None:
         # Imported late: a node has no use for a plotting library.
         from node.cli import figure
 
         figure.check(plot)  # before an hour of simulation, not after it
     if names[0] in PLACEMENTS:
-        loaded = None if trace is None else load_trace(trace, None, nodes)
-        found = _placings(loaded, names, seed, migrate=migrate)
-        print_placings(found, as_json=as_json)
+        placed = _placings(found, names, seed, migrate=migrate, churned=churn is not None)
+        print_placings(placed, as_json=as_json)
         if plot is not None:
-            figure.draw_placings(plot, found)
+            figure.draw_placings(plot, placed)
         return
-    loaded, chosen = _jobs(trace, throughputs, nodes, jobs, units, seed)
+    loaded, chosen = _jobs(found, jobs, units, seed)
     in_rounds = (bool(loaded.rounds) if rounds is None else rounds) and churn is None
     if rounds and (churn or not loaded.rounds):
         raise SpecError(
@@ -223,35 +223,34 @@ def _rules(reallocation: Sequence[str] | None, dear: int) -> list[Reallocation]:
     return [Reallocation(name) for name in dict.fromkeys(names)]
 
 
-def _jobs(
-    path: Path | None,
-    throughputs: Path | None,
-    nodes: Path | None,
-    count: int,
-    units: int,
-    seed: int,
-) -> tuple[Trace, Sequence[Job]]:
+def _usual(found: Trace | None, churn: Path | None) -> list[str]:
+    """The policies that a trace is for: placements, where its jobs have no lifetime."""
+    if found is not None and found.machines and not found.jobs:
+        return ["random", "pack", "bestfit", "fgd", "balanced"]
+    return ["fcfs"] if churn else list(POLICIES)
+
+
+def _jobs(found: Trace | None, count: int, units: int, seed: int) -> tuple[Trace, Sequence[Job]]:
     """The trace, and its jobs that fit the site, dressed with what no trace says."""
-    if path is None:
+    if found is None:
         if count > GENERATED_JOBS_MAX:
             raise SpecError(f"--jobs: at most {GENERATED_JOBS_MAX} are generated, not {count}")
         drawn = generated(count or GENERATED_JOBS, units, Random(seed))
         return Trace("generated", drawn), drawn
-    loaded = load_trace(path, throughputs, nodes)
-    if not loaded.jobs:
+    if not found.jobs:
         raise SpecError(
-            f"{path.name} has no job with a GPU and a lifetime",
+            "the trace has no job with a GPU and a lifetime",
             hint="placements need no lifetime: -p fgd,bestfit",
         )
     chosen = [
-        job for job in dressed(loaded.jobs[: count or None], Random(seed)) if job.units <= units
+        job for job in dressed(found.jobs[: count or None], Random(seed)) if job.units <= units
     ]
     if not chosen:
         raise SpecError(f"no job of the trace fits {units} units", hint="give more --units")
-    left_out = len(loaded.jobs[: count or None]) - len(chosen)
+    left_out = len(found.jobs[: count or None]) - len(chosen)
     if left_out:
         print(f"{left_out} jobs want more than {units} GPUs and are left out", file=sys.stderr)
-    return loaded, chosen
+    return found, chosen
 
 
 # The runs.
@@ -342,8 +341,10 @@ def _with_churn(
 
 
 def _placings(
-    loaded: Trace | None, names: Sequence[str], seed: int, *, migrate: bool
+    loaded: Trace | None, names: Sequence[str], seed: int, *, migrate: bool, churned: bool
 ) -> list[PlacingRun]:
+    if churned:
+        raise SpecError("nothing ends in a placement experiment", hint="leave out --churn")
     if loaded is None or not loaded.shapes or not loaded.machines:
         raise SpecError(
             "placements need an openb pod list and its node list",

@@ -246,13 +246,16 @@ def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
 
 
 def _operator(named: str | None, settings: Settings) -> bytes:
-    key = read_address(named) if named is not None else operator_of(settings)
-    if not key:
-        raise NotFoundError(
-            f"this node has no key yet in {keys_dir(settings)}",
-            hint="start it once (souk up), or name the operator's address",
-        )
-    return key
+    """The address that is meant; this node's own key is made if it never ran."""
+    from node.adapters.keystore.signer import load_or_create
+
+    if named is not None:
+        return read_address(named)
+    known = operator_of(settings)
+    if known:
+        return known
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return load_or_create(keys_dir(settings), settings.password_file).operator
 
 
 def _ask_the_chain(settings: Settings) -> dict[str, Any]:

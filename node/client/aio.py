@@ -52,9 +52,10 @@ class Souk:
         envs: Mapping[str, object] | None = None,
         secrets: Mapping[str, str] | None = None,
         name: str | None = None,
+        key: str = "",
     ) -> Job:
         """Submit a job file, or a mapping with the same keys; returns once it is taken."""
-        call = partial(self.plain.run, spec, envs=envs, secrets=secrets, name=name)
+        call = partial(self.plain.run, spec, envs=envs, secrets=secrets, name=name, key=key)
         return Job(await to_thread.run_sync(call))
 
     async def validate(self, spec: str | Path | Mapping[str, Any]) -> dict[str, Any]:

@@ -92,10 +92,14 @@ class Node:
         """The JSON answer."""
         return _json(self._ask("GET", path))
 
-    def post(self, path: str, body: dict[str, Any], *, timeout_s: float = TIMEOUT_S) -> Any:
-        """The JSON answer to a JSON body."""
+    def post(
+        self, path: str, body: dict[str, Any], *, timeout_s: float = TIMEOUT_S, key: str = ""
+    ) -> Any:
+        """The JSON answer to a JSON body; `key` makes it safe to say again."""
         data = json.dumps(body, allow_nan=False).encode()
         headers = {"content-type": "application/json"}
+        if key:
+            headers["idempotency-key"] = key
         return _json(self._ask("POST", path, data, headers, timeout_s=timeout_s))
 
     def log(self, job: str, offset: int, rank: int = 0) -> tuple[bytes, int, bool]:

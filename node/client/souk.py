@@ -59,11 +59,13 @@ class Souk:
         envs: Mapping[str, object] | None = None,
         secrets: Mapping[str, str] | None = None,
         name: str | None = None,
+        key: str = "",
     ) -> Job:
         """Submit a job file, or a mapping with the same keys; returns at once.
 
-        `envs` and `name` go over the file's. `secrets` are values by name. Nothing asks: the cap
-        on what it may cost is the file's own max_hourly_cost and max_duration. Raises SpecError.
+        One `key`, one job, however often it is run. `envs` and `name` go over the file's. `secrets`
+        are values by name. Nothing asks: the cap on what it may cost is the file's own
+        max_hourly_cost and max_duration. Raises SpecError.
         """
         file = job_file(spec)
         if name is not None:
@@ -75,7 +77,7 @@ class Souk:
             file.raw["envs"] = {**known, **{key: str(value) for key, value in envs.items()}}
         prepared = prepare(self.node, file, self.settings, secrets or {})
         send(self.node, prepared, _quietly)
-        return Job(self, submit(self.node, prepared, secrets or {}))
+        return Job(self, submit(self.node, prepared, secrets or {}, key))
 
     def validate(self, spec: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         """What a job file asks for and what it may cost at most. Raises SpecError."""

@@ -68,8 +68,11 @@ def send(node: Node, prepared: Prepared, progress: Progress) -> None:
         node.send_blob(blob.file, blob.sha256, blob.size_bytes, offset, sent=sent)
 
 
-def submit(node: Node, prepared: Prepared, secrets: Mapping[str, str]) -> str:
-    """Hand the job in; returns its id. Raises MarketError, with the file's line if it has one."""
+def submit(node: Node, prepared: Prepared, secrets: Mapping[str, str], key: str = "") -> str:
+    """Hand the job in; returns its id. One `key`, one job, however often it is handed in.
+
+    Raises MarketError, with the file's line if it has one.
+    """
     body = {
         "spec": prepared.file.raw,
         "image": prepared.image.named() if prepared.image is not None else None,
@@ -77,7 +80,7 @@ def submit(node: Node, prepared: Prepared, secrets: Mapping[str, str]) -> str:
         "secrets": dict(secrets),
     }
     try:
-        return str(node.post("/api/jobs", body)["id"])
+        return str(node.post("/api/jobs", body, key=key)["id"])
     except MarketError as problem:
         raise prepared.file.located(problem) from None
 

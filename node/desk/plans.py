@@ -155,8 +155,8 @@ class PlanDesk:
         except ChainError:
             return None
         free = min(account.free, account.operator_allowance)
-        return {"free": self._money(account.free), "enough": free >= held,
-                "missing": self._money(max(0, held - free))}  # fmt: skip
+        return {"free": self._money(account.free), "usable": self._money(free),
+                "enough": free >= held, "missing": self._money(max(0, held - free))}  # fmt: skip
 
     def _money(self, amount: int) -> str:
         return format_money(amount, self._ports.chain.info.decimals)

@@ -154,6 +154,6 @@ def _soak() -> list[Row]:
 
 async def _run() -> Report:
     return await run_soak(
-        AGREEMENTS, ACCOUNTS, loss=LOSS, depth=DEPTH, seed=2026, at_once=300, reorg_every=15,
+        AGREEMENTS, ACCOUNTS, loss=LOSS, depth=DEPTH, seed=2026, at_once=250, reorg_every=15,
         pause_s=0.2, look_s=1.0,
     )  # fmt: skip

@@ -25,8 +25,9 @@ from tests.adapters.registry.server import Registry, serving
 from tests.bench.row import Row, row
 from tests.services.stage import ROOT, Stage, open_stage
 
-REQUESTS = 60
-TOKENS = 40
+REQUESTS = 40
+TOKENS = 20
+TOKEN_MS = 10  # what the model thinks about each
 CLIENTS = 8
 FIRST_GOAL_MS = 100.0
 TOKEN_GOAL_MS = 50.0
@@ -35,6 +36,7 @@ name: inference
 image: {host}/souk/base:1
 resources: {{accelerators: "CPU:1", memory: 256MB, disk_size: 64MB}}
 file_mounts: {{/in/inference.py: {script}}}
+envs: {{TOKEN_MS: "{token_ms}"}}
 ports: [8000]
 run: python3 /in/inference.py
 max_hourly_cost: 40
@@ -57,7 +59,7 @@ async def rows(data: Path) -> list[Row]:
 async def _measure(stage: Stage, home: Path, registry: Registry) -> list[Row]:
     script = ROOT / "examples" / "inference.py"
     file = await trio.Path(home / "job.yaml").write_text(
-        JOB.format(host=registry.host, script=script)
+        JOB.format(host=registry.host, script=script, token_ms=TOKEN_MS)
     )
     assert file
     done = stage.souk("run", str(home / "job.yaml"), "-y", "-q")
@@ -116,8 +118,8 @@ def _ask(port: int, seed: int = 0) -> Times:
     return first, between
 
 
-def _many(port: int) -> Times:
-    found = [_ask(port, seed) for seed in range(REQUESTS)]
+def _many(port: int, requests: int = REQUESTS) -> Times:
+    found = [_ask(port, seed) for seed in range(requests)]
     return [t for one, _ in found for t in one], [t for _, more in found for t in more]
 
 
@@ -125,7 +127,7 @@ async def _together(port: int) -> Times:
     found: list[Times] = []
 
     async def client() -> None:
-        found.append(await trio.to_thread.run_sync(_many, port))
+        found.append(await trio.to_thread.run_sync(_many, port, REQUESTS // 4))
 
     async with trio.open_nursery() as nursery:
         for _ in range(CLIENTS):
@@ -136,7 +138,7 @@ async def _together(port: int) -> Times:
 @contextmanager
 def _direct(script: Path) -> Iterator[int]:
     """The same server on this machine; its port."""
-    environment = {**os.environ, "PORT": "18127"}
+    environment = {**os.environ, "PORT": "18127", "TOKEN_MS": str(TOKEN_MS)}
     with subprocess.Popen([sys.executable, str(script)], env=environment,
                           stdout=subprocess.PIPE) as process:  # fmt: skip
         assert process.stdout is not None

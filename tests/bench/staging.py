@@ -81,7 +81,10 @@ async def _measure(folder: Path, told: dict[str, Any]) -> list[Row]:
         await network.connect(told["address"])
         idle += await _asked(network, peer, 2.0)
         for number in range(ROUNDS):
-            raw.append(await _raw(network, peer))
+            async with trio.open_nursery() as nursery:  # the same small requests beside both
+                nursery.start_soon(_ask_on, network, peer, [])
+                raw.append(await _raw(network, peer))
+                nursery.cancel_scope.cancel()
             async with trio.open_nursery() as nursery:
                 times: list[float] = []
                 nursery.start_soon(_ask_on, network, peer, times)

@@ -140,7 +140,8 @@ class Desk:
                 raise SpecError(f"{artifact.path}: its bytes are not here")
         endings = {"bad": "FAILED", "gone": "CANCELLED", "live": "RUNNING"}
         states = ("PENDING", "RUNNING", endings.get(spec.name, "SUCCEEDED"))
-        id_ = hashlib.sha256(repr((spec, sorted(secrets.items()))).encode()).hexdigest()[:32]
+        told = key or (spec, sorted(secrets.items()))
+        id_ = hashlib.sha256(repr(told).encode()).hexdigest()[:32]
         self._add(Play(id_, spec.name, states=states))
         self.version += 1
         self.news.set()

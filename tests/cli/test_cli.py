@@ -291,3 +291,12 @@ def test_a_longer_job_says_what_it_may_cost(machine: Machine) -> None:
     assert said.err == "it may take 40m 00s in all now; that costs at most 0.2 more\n"
     assert machine.souk("extend", "live", "soon").code == 2
     assert machine.souk("logs", "done", "--rank", "3", "-f").code == 2
+
+
+def test_one_key_one_job(machine: Machine) -> None:
+    job = machine.job("fine")
+    first, again = (
+        machine.souk("run", job, "-y", "-q", "--key", "nightly", "--env", f"N={n}") for n in (1, 2)
+    )
+    assert (first.code, first.out) == (0, again.out)
+    assert machine.souk("run", job, "-y", "-q", "--key", "k" * 65).code != 0

@@ -62,6 +62,8 @@ def _agreements(machine: Machine) -> list[Agreement]:
     ]
 
 
+# 208: a node that had been down gave an agreement up before it heard of its opening, sold the unit
+# again, and then could not start any more: two agreements on one unit.
 @pytest.mark.parametrize("seed", [101, 208])
 async def test_a_crowded_market_comes_to_rest(seed: int, autojump_clock: MockClock) -> None:
     async with open_world(seed, loss=0.1, chain_loss=0.1) as world:

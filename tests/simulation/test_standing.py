@@ -23,7 +23,7 @@ def _believed(looker: Machine, of: Machine) -> float:
     return float(row["reliability"])
 
 
-@pytest.mark.parametrize("seed", [61, 62])
+@pytest.mark.parametrize("seed", [61])
 async def test_a_slashed_provider_is_believed_by_nobody(
     seed: int, autojump_clock: MockClock
 ) -> None:

@@ -85,8 +85,11 @@ def test_a_manifest_and_an_index_are_read() -> None:
     index = parse_manifest(json.dumps({"manifests": entries}).encode())
     assert isinstance(index, Index)
     assert index.choose("amd64") == Descriptor("", DIGEST, 9)
+    assert index.likeliest("arm64") == index.choose("amd64")
     with pytest.raises(SandboxError, match="made for amd64"):
         index.choose("arm64")
+    with pytest.raises(SandboxError, match="no machine"):
+        Index(()).likeliest("arm64")
 
 
 LAYER = manifest()["layers"][0]  # type: ignore[index]

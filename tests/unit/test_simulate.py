@@ -278,6 +278,10 @@ def test_the_command_reads_files_and_draws(
     capsys.readouterr()
     simulate(tmp_path / "pods.csv", policy=["fgd", "spread"], as_json=True)
     assert [one["policy"] for one in json.loads(capsys.readouterr().out)] == ["fgd", "spread"]
+    still = OPENB.replace("5,25", ",").replace("0,7", ",").replace("1,2\n", ",\n")
+    (tmp_path / "still.csv").write_text(still)  # no lifetimes: only placement can be asked about
+    simulate(tmp_path / "still.csv", as_json=True)
+    assert "balanced" in [one["policy"] for one in json.loads(capsys.readouterr().out)]
     simulate(tmp_path / "pods.csv", policy=["fgd"], as_json=True, plot=tmp_path / "c.svg")
     assert b"near saturation" in (tmp_path / "c.svg").read_bytes()
 

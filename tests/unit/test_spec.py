@@ -177,3 +177,50 @@ def test_units_refuse_in_our_words(text: Any) -> None:
 @given(st.integers(0, 2**96 - 1), st.integers(0, 18))
 def test_money_comes_back_as_it_was_written(amount: int, decimals: int) -> None:
     assert parse_money(format_money(amount, decimals), decimals) == amount
+
+
+def test_a_gang_shares_the_hourly_cost() -> None:
+    value = spec(num_nodes=3, resources={"accelerators": "H100:2"}, max_hourly_cost="3.6")
+    assert (value.num_nodes, value.bid.max_price_per_hour) == (3, 600_000)
+
+
+@pytest.mark.parametrize(
+    ("said", "at_s", "in_s"),
+    [
+        ("6h", 0, 21_600),
+        (1_800_000_000, 1_800_000_000, 0),
+        ("2027-01-15T08:00+00:00", 1_800_000_000, 0),
+        ("2027-01-15T09:00+01:00", 1_800_000_000, 0),
+        (yaml.safe_load("2027-01-15 08:00:00"), 1_800_000_000, 0),
+        (None, 0, 0),
+    ],
+)
+def test_a_deadline_is_a_moment_or_a_span(said: Any, at_s: int, in_s: int) -> None:
+    value = spec(deadline=said)
+    assert (value.bid.deadline_at_s, value.deadline_in_s) == (at_s, in_s)
+
+
+@pytest.mark.parametrize(
+    ("said", "keeps", "moves"),
+    [
+        (None, True, 3), (None, False, 0), (True, False, 3), (False, True, 0),
+        ({"max_moves": 1}, True, 1), ({"max_moves": 0}, True, 0),
+    ],
+)  # fmt: skip
+def test_who_keeps_checkpoints_may_move(said: Any, keeps: bool, moves: int) -> None:
+    checkpoint = {"path": "/ckpt"} if keeps else None
+    assert spec(reallocate=said, checkpoint=checkpoint).bid.max_moves == moves
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"deadline": "noon"}, "neither a moment nor a span"),
+        ({"reallocate": "yes please"}, "reallocate: must be true, false"),
+        ({"reallocate": {"moves": 1}}, "reallocate.moves: no such key"),
+        ({"num_nodes": 65}, "not a whole number from 1 to 64"),
+    ],
+)
+def test_what_is_wrong_about_moving_is_said(wrong: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SpecError, match=sentence):
+        spec(**wrong)

@@ -238,13 +238,20 @@ def _result(answer: dict[str, Any], method: str, number_: object) -> object:
         code = code if isinstance(code, int) else 0
         message = str(error.get("message", ""))[:300]
         if code in RATE_CODES or "rate limit" in message.lower():
-            raise _RateError(None)
+            raise _RateError(_backoff_s(error.get("data")))
         if code in INTERNAL_CODES and "revert" not in message.lower() and not error.get("data"):
             raise AnswerError(message or "internal error")
         raise RpcError(method, code, message, error.get("data"))
     if error is not None or "result" not in answer:
         raise AnswerError("answered neither a result nor an error")
     return answer["result"]
+
+
+def _backoff_s(data: object) -> float | None:
+    """What some providers say beside code -32005: {"rate": {"backoff_seconds": 30}}."""
+    rate = data.get("rate") if isinstance(data, dict) else None
+    seconds = rate.get("backoff_seconds") if isinstance(rate, dict) else None
+    return float(seconds) if isinstance(seconds, int | float) and seconds == seconds else None
 
 
 def _retry_after_s(text: str | None) -> float | None:

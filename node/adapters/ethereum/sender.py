@@ -132,7 +132,8 @@ class Sender:
                 await self.tend()
             except ChainError as problem:
                 self.trouble = str(problem)
-            await trio.sleep(self._pace.look_s)
+            # What is mined is only looked at to see whether it stays so.
+            await trio.sleep(self._pace.look_s * (1 if self.unmined() else 4))
 
     async def tend(self) -> None:
         """One look at everything pending. Raises ChainError if the chain cannot be asked."""
@@ -279,7 +280,8 @@ class Sender:
                 hint="give each node a data directory and keys of its own",
             )
         raise unreachable or ChainError(
-            "the transaction was not mined in time", hint="it is looked after and may still be"
+            f"transaction 0x{entry.tries[-1].hash.hex()} was not mined in time",
+            hint="it may still be: look it up before you send anew",
         )
 
     async def _look_for_receipt(self, entry: Pending) -> None:

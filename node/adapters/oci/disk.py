@@ -6,6 +6,7 @@ fill neither the machine nor its neighbour. Everything is safe to repeat. Knows 
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -16,6 +17,8 @@ from market.errors import SandboxError
 from market.units import MIB
 
 _COMMAND_S = 120.0  # mkfs of a terabyte on a slow disk takes a quarter of this
+_NOSUID, _NODEV, _NOEXEC = 2, 4, 8
+_libc = ctypes.CDLL(None, use_errno=True)
 _LIVE_BYTES = 32 * MIB  # bundle, secrets and the runtime's state; 128 variables of 8 KiB fit
 
 
@@ -65,8 +68,11 @@ def mount_memory(point: Path) -> None:
         return
     point.mkdir(parents=True, exist_ok=True)
     _searchable(point)
-    options = f"mode=0711,size={_LIVE_BYTES},nosuid,nodev,noexec"
-    command("mount", "-t", "tmpfs", "-o", options, "gridsouk", str(point))
+    flags, data = _NOSUID | _NODEV | _NOEXEC, f"mode=0711,size={_LIVE_BYTES}"
+    # The call itself: a program that makes it would cost a job's start five milliseconds.
+    if _libc.mount(b"gridsouk", os.fsencode(point), b"tmpfs", flags, data.encode()) < 0:
+        code = ctypes.get_errno()
+        raise SandboxError(f"mount of {point} failed: {os.strerror(code)}")
 
 
 def _searchable(point: Path) -> None:

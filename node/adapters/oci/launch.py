@@ -62,6 +62,7 @@ def write_spec(
         "exit": str(paths.exit),
         "lock": str(paths.lock),
         "control": str(paths.control),
+        "freezing": str(paths.freezing),
         "wall_s": wall_s,
         "grace_s": grace_s,
     }

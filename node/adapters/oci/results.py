@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -107,7 +108,11 @@ class Results:
     def _hold(
         self, paths: WorkPaths, manifest: Manifest, place: Place, cgroup: Cgroup
     ) -> tuple[Found, ...]:
-        with _opened(paths.volume) as volume, _opened(paths.volume / place.name) as root:
+        with (
+            _freezing(paths),
+            _opened(paths.volume) as volume,
+            _opened(paths.volume / place.name) as root,
+        ):
             pids = cgroup.pids()
             paused = look.is_paused(paths)  # it stands still already, and is to stay so
             frozen = bool(pids) and not paused and cgroup.freeze()
@@ -196,6 +201,17 @@ class Results:
         )
         os.close(made)
         return Path(path)
+
+
+@contextmanager
+def _freezing(paths: WorkPaths) -> Iterator[None]:
+    """Held while the job is frozen by us: once it is free, the shim wakes what stands still."""
+    handle = os.open(paths.freezing, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 @contextmanager

@@ -137,6 +137,11 @@ class WorkPaths:
         return self.state / "shim.lock"
 
     @property
+    def freezing(self) -> Path:
+        """Held by the node while it has frozen the job for a checkpoint."""
+        return self.state / "freezing.lock"
+
+    @property
     def control(self) -> Path:
         """The FIFO the shim takes orders from."""
         return self.state / "control"

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 TICK_S = 1.0  # how often the clock on disk moves; only a power cut makes that matter
 FREEZE_S = 5.0  # a process in uninterruptible sleep can hold a freeze up
-STILL_TICKS = 5  # a checkpoint freezes a job for milliseconds, on a bad day for two seconds
 DRAIN_S = 10.0  # for output that is under way once all who wrote it are dead
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
@@ -109,7 +108,7 @@ def watch(
     poll = select.poll()
     for descriptor in (ended, control, container.output):
         poll.register(descriptor, select.POLLIN)
-    ticked, still = 0.0, 0
+    ticked = 0.0
     while True:
         ready = dict(poll.poll(min(TICK_S, ending.timeout_s()) * 1000))
         if container.output in ready:
@@ -131,8 +130,7 @@ def watch(
             clock.tick()
             container.cpu_ms()
             # A node killed while it took a checkpoint has left the job standing still.
-            still = still + 1 if not clock.paused and is_frozen(spec) else 0
-            if still >= STILL_TICKS:
+            if not clock.paused and is_frozen(spec) and not is_held(spec["freezing"]):
                 freeze(spec, False)
 
 
@@ -177,6 +175,21 @@ def is_frozen(spec: dict[str, Any]) -> bool:
     """Whether the job's programs stand still now."""
     _, look_at, sign = spec["freezer"]["still"]
     return sign in read(look_at)
+
+
+def is_held(path: str) -> bool:
+    """Whether a living node has the job frozen for a checkpoint."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def outcome(code: int, number: int, container: Held, ending: Ending) -> dict[str, Any]:

@@ -70,8 +70,7 @@ async def head(rpc: Rpc) -> int:
 
 
 async def mine(rpc: Rpc, count: int) -> None:
-    for _ in range(count):
-        await rpc.ask("evm_mine")
+    await rpc.ask("anvil_mine", hex(count))
 
 
 async def test_a_reorganised_fact_is_withdrawn_and_the_new_one_told(

@@ -29,14 +29,13 @@ from tests.adapters.sandbox.harness import PATIENCE_S, Driver, NoGpus, ended
 
 ROOT = Path(__file__).parents[3]
 COMMAND = (
-    "echo started >> /out/starts; python3 -c '"
+    "read up rest < /proc/uptime; echo $up >> /out/starts; python3 -c '"
     "import os, time\n"
-    "began = time.monotonic()\n"
     "while not os.path.exists(\"/out/end\"):\n"
     "    time.sleep(0.01)\n"
-    "    open(\"/ckpt/state.tmp\", \"w\").write(str(time.monotonic() - began))\n"
+    "    open(\"/ckpt/state.tmp\", \"w\").write(str(time.monotonic()))\n"
     "    os.rename(\"/ckpt/state.tmp\", \"/ckpt/state\")\n"
-    "print(\"ran\", time.monotonic() - began, flush=True)'; exit 9"
+    "print(open(\"/proc/uptime\").read().split()[0], flush=True)'; exit 9"
 )  # fmt: skip
 KILL_AFTER_MAX_S = 1.5
 
@@ -93,13 +92,14 @@ async def survive(driver: Driver, kills: int, seed: int, folder: Path) -> Surviv
     (paths.volume / "v1" / "end").touch()
     observed = await ended(sandbox, workspace.work_id)
     looks = [json.loads(line) for line in _lines(folder)]
+    starts = (paths.volume / "v1" / "starts").read_text().split()
     gaps = [metered - at for metered, at in looks]
     return Survived(
         kills=kills,
         while_working=working,
         exit_code=observed.exit_code,
-        starts=len((paths.volume / "v1" / "starts").read_text().split()),
-        ran_s=float((await driver.log(workspace.work_id)).split()[-1]),
+        starts=len(starts),
+        ran_s=float((await driver.log(workspace.work_id)).split()[-1]) - float(starts[0]),
         metered_s=observed.metered_s,
         drift_s=max(gaps) - min(gaps) if gaps else 0.0,
         backwards=sum(b[0] < a[0] for a, b in itertools.pairwise(looks)),
