@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from node.adapters.ethereum.settings import ChainConfig
-from node.cli.settings import Settings, SettingsError, config_path
+from node.cli.readers import SettingsError
+from node.cli.settings import Settings, config_path
 
 GWEI: Final = 10**9
 

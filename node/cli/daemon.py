@@ -14,7 +14,8 @@ from cyclopts import Parameter
 from market.errors import MarketError, RefusedError
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json
-from node.cli.settings import Settings, SettingsError, to_config
+from node.cli.readers import SettingsError
+from node.cli.settings import Settings, to_config
 
 if TYPE_CHECKING:
     import trio

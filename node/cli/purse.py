@@ -22,8 +22,9 @@ from market.errors import ChainRefusedError, FundsError, MarketError, SpecError
 from market.units import format_money, parse_money
 from node.cli.options import Common
 from node.cli.output import say, write_facts, write_json, write_lines
+from node.cli.readers import SettingsError
 from node.cli.run import UnconfirmedError
-from node.cli.settings import Settings, SettingsError
+from node.cli.settings import Settings
 
 if TYPE_CHECKING:
     from node.adapters.ethereum.pending import Call

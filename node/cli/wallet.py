@@ -25,7 +25,8 @@ from node.cli.purse import (
     operator_of,
     password,
 )
-from node.cli.settings import Settings, SettingsError, config_path, read_address
+from node.cli.readers import SettingsError, read_address
+from node.cli.settings import Settings, config_path
 from node.client.http import NodeDownError
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from node import config as rules
 from node.adapters.devices.declared import Declared
 from node.adapters.ethereum import deployment
 from node.cli.daemon import to_place
+from node.cli.readers import SettingsError
 from node.cli.selling import UnitGroup
-from node.cli.settings import SettingsError, load, to_config
+from node.cli.settings import load, to_config
 
 WHOLE = """\
 network = "devnet"
