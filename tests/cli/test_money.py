@@ -156,7 +156,8 @@ def test_money_goes_in_and_out_on_every_network(abroad: Home) -> None:
 
 def test_a_node_is_authorised_fuelled_and_revoked(home: Home) -> None:
     keys = home.folder / "data" / "keys"
-    assert home.souk("wallet", "authorise", "--allowance", "5").code == 102  # no key yet
+    assert home.souk("wallet", "authorise", "--allowance", "5").code == 0  # it never ran: now it
+    assert (keys / "operator.key").stat().st_mode & 0o777 == 0o600  # has a key of its own
     (keys / "operator.key").write_text("33" * 32)
     (keys / "operator.key").chmod(0o600)
     operator = Account.from_key("33" * 32).address.lower()
