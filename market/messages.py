@@ -159,6 +159,8 @@ class Report:
     checkpoint_step: U32  # how many checkpoints there were before this one
     results: Annotated[tuple[Artifact, ...], Count(0, FILES_MAX)]
     progress_ppm: U32 = 0  # the share of all its work that the job says is done; 0: it says nothing
+    vram_mib: U32 = 0  # in use on its GPUs, in all
+    power_w: U16 = 0  # drawn by its GPUs, in all; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,7 +206,7 @@ class Provider:
                 await self._ports.sandbox.stop(a.id.hex(), grace_s)
                 seen = await self._ports.sandbox.observe(a.id.hex())
                 if seen.state is RunState.EXITED:
-                    return (_looked(a, seen), Halted())
+                    return (looked(seen), Halted())
                 return (Halted(),)
             case Collect():
                 return await self._collect(a)
@@ -246,7 +246,7 @@ class Provider:
             return (Broke("its machine went down while it ran"),)
         if start and seen.state is RunState.RUNNING and seen.metered_s < 1.0:
             await self._shop.started(self._ports.clock.now() - begun)
-        return (_looked(a, seen),)
+        return (looked(seen),)
 
     async def _send_quote(self, a: Agreement) -> Iterable[Event]:
         sold = self._shop.ware_of(a)
@@ -318,7 +318,7 @@ class Provider:
         return await self._ports.sandbox.read_log(a.id.hex(), offset, limit)
 
 
-def _looked(a: Agreement, seen: Observed) -> Looked:
+def looked(seen: Observed) -> Looked:
     """An observation as the agreement's report."""
     exited = seen.state is RunState.EXITED
     reason = ""
@@ -334,6 +334,8 @@ def _looked(a: Agreement, seen: Observed) -> Looked:
         cpu_ms=seen.cpu_ms,
         memory_bytes=seen.memory_bytes,
         gpu_ppm=seen.gpu_ppm,
+        vram_mib=min(seen.vram_mib, 2**32 - 1),
+        power_w=min(seen.power_w or 0, 2**16 - 1),
         progress_ppm=seen.progress_ppm,
         log_bytes=seen.log_bytes,
         checkpoint=None,

@@ -16,6 +16,7 @@ import trio
 from market.agreement import Agreement, Role
 from market.codec import U16, U32, U63, Count, decode, encode
 from market.errors import CodecError, MarketError
+from market.units import MIB
 from node.keeper import Keeper
 from node.ports import Ports, Write
 
@@ -26,7 +27,7 @@ SERIES_MAX: Final = 512  # jobs whose series is kept; the oldest goes
 SAVE_S: Final = 15.0
 WINDOW_MS: Final = 4000
 PAUSE_S: Final = 0.25  # as often as the keeper ticks
-BYTES_MAX: Final = 64 * 1024
+BYTES_MAX: Final = 128 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Sample:
     cpu_ms: U63
     memory_bytes: U63
     gpu_ppm: U32
+    vram_mib: U32 = 0
+    power_w: U16 = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,8 @@ class SeriesDesk:
             "cpu_cores": cores,
             "memory_bytes": [sample.memory_bytes for sample in samples],
             "gpu": [sample.gpu_ppm / 1_000_000 for sample in samples],
+            "gpu_memory_bytes": [sample.vram_mib * MIB for sample in samples],
+            "power_w": [sample.power_w for sample in samples],
         }
 
     def _sample(self, a: Agreement) -> None:
@@ -115,6 +120,8 @@ class SeriesDesk:
             cpu_ms=a.report.cpu_ms,
             memory_bytes=a.report.memory_bytes,
             gpu_ppm=a.report.gpu_ppm,
+            vram_mib=a.report.vram_mib,
+            power_w=a.report.power_w,
         )
         before = self._series.get(a.job_id, Series(0, ()))
         after = before.add(sample)

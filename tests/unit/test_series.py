@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from market.codec import decode, encode
 from node.desk.series import BYTES_MAX, SAMPLES_MAX, WINDOW_MS, Sample, Series, _cores
+from node.ports import Observed, RunState
+from node.provider import looked
 
 
 def sample(second: int, *, attempt: int = 0, cpu_ms: int = 0) -> Sample:
@@ -57,3 +59,16 @@ def test_times_of_any_order_stay_bounded(times: list[int]) -> None:
     for at in times:
         series = series.add(sample(at))
     assert len(series.samples) <= SAMPLES_MAX
+
+
+def test_a_full_series_fits_into_its_row() -> None:
+    most = Sample(2**62, 2**16 - 1, 2**32 - 1, 2**62, 2**62, 10**6, 2**32 - 1, 2**16 - 1)
+    series = Series(2**32 - 1, (most,) * SAMPLES_MAX)
+    assert decode(Series, encode(series), size_max=BYTES_MAX) == series
+
+
+def test_what_the_sandbox_reads_of_a_gpu_reaches_the_heartbeat() -> None:
+    seen = Observed(RunState.RUNNING, 7.0, gpu_ppm=930_000, vram_mib=20_480, power_w=312)
+    told = looked(seen).report
+    assert (told.gpu_ppm, told.vram_mib, told.power_w) == (930_000, 20_480, 312)
+    assert looked(Observed(RunState.RUNNING)).report.power_w == 0  # a sensor that says nothing
