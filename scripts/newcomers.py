@@ -85,8 +85,8 @@ def market() -> Iterator[dict[str, str]]:
             "KEY1": found["spare_wallet_key_1"], "KEY2": found["spare_wallet_key_2"],
         }  # fmt: skip
     finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
 
 
 class Newcomer:
@@ -107,13 +107,12 @@ class Newcomer:
     def type(self, command: str) -> list[str]:
         """The lines that come back, standard output and errors as a terminal mixes them."""
         if command.endswith("&"):
-            log = (self.home / "node.log").open("ab")
-            self.running.append(
-                subprocess.Popen(
+            with (self.home / "node.log").open("ab") as log:
+                started = subprocess.Popen(
                     ["bash", "-c", f"exec {command[:-1]}"], cwd=self.home, env=self.environment,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                )
-            )  # fmt: skip
+                )  # fmt: skip
+            self.running.append(started)
             return self._until_up()
         try:
             done = subprocess.run(
@@ -142,7 +141,7 @@ class Newcomer:
     def leave(self) -> None:
         """End what still runs."""
         for process in self.running:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:

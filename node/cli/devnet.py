@@ -34,8 +34,13 @@ def devnet(
     providers
         How many sell a CPU unit; they need root. Default: 2 as root, else none.
     """
+    import signal
+
     import trio
 
+    # Both end it by way of every `finally`, whatever a shell in the background made of Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     count = (2 if os.geteuid() == 0 else 0) if providers is None else providers
     if count and os.geteuid() != 0:
         raise RefusedError("providers need root", hint="sudo souk devnet, or --providers 0")
