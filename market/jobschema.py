@@ -191,7 +191,7 @@ _PROPERTIES: Final[dict[str, Any]] = {
         },
     ),
     "ports": _either(_count("A port that the job listens on.", 1, 65535), 16),
-    "egress": _either(_text("What the job may reach, like pypi.org:443."), EGRESS_MAX),
+    "egress": _either(_text("What the job may reach, like data.example.org:443."), EGRESS_MAX),
 }
 
 

@@ -41,12 +41,12 @@ def parse_target(text: str) -> Target:
     plain = host.removeprefix("[").removesuffix("]")
     bracketed = host.startswith("[") and host.endswith("]")
     if not colon or not port.isascii() or not port.isdecimal() or not 0 < int(port[:6]) < 65536:
-        raise SpecError(f"{text!r} names no port", hint="write it like pypi.org:443")
+        raise SpecError(f"{text!r} names no port", hint="write it like data.example.org:443")
     if bracketed:
         if not is_address(plain) or ":" not in plain or "%" in plain:
             raise SpecError(f"{text!r} is not an address", hint="write it like [2001:db8::1]:443")
     elif len(plain) > 253 or not _HOST.fullmatch(plain):
-        raise SpecError(f"{text!r} is not a host", hint="write it like pypi.org:443")
+        raise SpecError(f"{text!r} is not a host", hint="write it like data.example.org:443")
     return Target(plain.removesuffix("."), int(port))
 
 

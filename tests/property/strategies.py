@@ -79,7 +79,7 @@ def crowded(seed: int) -> Offer:
         ),
         cached_images=tuple(random.sample(IMAGES, random.randint(0, 4))),
         expires_at_s=int(NOW) + usually(3600, 1, 60),
-        egress=usually(("pypi.org:443",), ()),
+        egress=usually(("data.example.org:443",), ()),
     )
 
 
@@ -116,7 +116,7 @@ def asking(seed: int) -> Demand:
             min_reliability_ppm=usually(0, 950_000),
             verified=usually(False, True),
             real=usually(False, True),
-            egress=usually((), ("pypi.org:443",)),
+            egress=usually((), ("data.example.org:443",)),
         ),
         max_price_per_hour=usually(400_000, 0, 350_000, 3_000_000, 2**96 - 1),
         value_of_time_per_hour=random.choice([0, 100_000, 2_000_000, 50_000_000]),

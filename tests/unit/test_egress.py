@@ -21,7 +21,7 @@ from node.tunnels.connect import HEAD_BYTES_MAX, parse_connect, read_head
 from node.tunnels.egress import Egress, Meter, egress_envs
 from tests.adapters.sandbox.harness import BASE
 
-SOLD = "pypi.org:443"
+SOLD = "data.example.org:443"
 
 
 class Line:
@@ -78,7 +78,7 @@ def question(target: str, method: str = "CONNECT") -> bytes:
 
 async def test_what_is_sold_and_named_is_reached_and_counted() -> None:
     line, world, meter = await asked(question(SOLD)[:10], question(SOLD)[10:] + b"pi", b"ng")
-    assert world.asked == [Target("pypi.org", 443)]
+    assert world.asked == [Target("data.example.org", 443)]
     assert world.server.sent == b"ping"
     assert line.sent == b"HTTP/1.1 200 Connection established\r\n\r\npong"
     assert (line.ended, world.server.ended, meter.used) == (True, True, 8)
@@ -91,9 +91,9 @@ async def test_what_is_sold_and_named_is_reached_and_counted() -> None:
         ((question("unnamed.example:443"),), b"403"),
         ((question("PYPI.org:80"),), b"403"),
         ((question("127.0.0.1:443"),), b"403"),
-        ((question("http://pypi.org/", "GET"),), b"403"),
+        ((question("http://data.example.org/", "GET"),), b"403"),
         ((question("gone.example:443"),), b"502"),
-        ((question("pypi.org"),), b"400"),
+        ((question("data.example.org"),), b"400"),
         ((b"hello\r\n\r\n",), b"400"),
         ((b"CONNECT \xff:443 HTTP/1.1\r\n\r\n",), b"400"),
     ],
@@ -106,8 +106,8 @@ async def test_everything_else_is_refused(parts: tuple[bytes, ...], status: byte
 
 
 async def test_names_are_told_apart_by_letters_alone() -> None:
-    _, world, _ = await asked(question("PyPI.org.:443"))
-    assert world.asked == [Target("pypi.org", 443)]
+    _, world, _ = await asked(question("Data.Example.org.:443"))
+    assert world.asked == [Target("data.example.org", 443)]
 
 
 async def test_what_was_sold_is_used_up() -> None:

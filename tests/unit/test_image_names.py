@@ -144,7 +144,7 @@ def test_only_the_public_internet_is_public(address: str, public: bool) -> None:
 
 
 def test_targets_are_read() -> None:
-    assert parse_target("PyPI.org.:443") == Target("pypi.org", 443)
+    assert parse_target("Data.Example.org.:443") == Target("data.example.org", 443)
     assert str(parse_target("[2001:db8::1]:443")) == "[2001:db8::1]:443"
     for wrong in ("x", "x:", "x:0", "x:70000", "x:1e3", ":443", "a b:1", "[1.2.3.4]:80", "::1:80",
                   "x..y:1", "-x:1", "[fe80::1%e]:1", "a:1:2", "x:٣"):  # fmt: skip

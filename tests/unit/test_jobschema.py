@@ -50,7 +50,7 @@ VALUES: dict[str, list[Any]] = {
     "reallocate": [True, False, {"max_moves": 2}, {"moves": 2}, "yes", None],
     "checkpoint": [{"path": "/ckpt", "interval": "30s"}, {"path": "ckpt"}, None],
     "ports": [8000, [80, "8000"], 0, "http", None],
-    "egress": ["pypi.org:443", ["a.example:80"], "nothing", None],
+    "egress": ["data.example.org:443", ["a.example:80"], "nothing", None],
 }
 RESOURCES: dict[str, list[Any]] = {
     "accelerators": [

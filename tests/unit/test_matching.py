@@ -50,7 +50,7 @@ def test_a_plain_offer_fits_a_plain_demand() -> None:
         (C.RELIABILITY, needing(min_reliability_ppm=990_001), offer_of()),
         (C.VERIFIED, needing(verified=True), offer_of(verified=False)),
         (C.REAL, needing(real=True), offer_of(declared=True)),
-        (C.EGRESS, needing(egress=("pypi.org:443",)), offer_of()),
+        (C.EGRESS, needing(egress=("data.example.org:443",)), offer_of()),
         (C.PREEMPTIBLE, demand_of(), offer_of(preemptible=True)),
         (C.DURATION, demand_of(), offer_of(max_duration_s=7199)),
         (C.DURATION, demand_of(), offer_of(min_duration_s=7201)),

@@ -119,7 +119,7 @@ WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"min_reliability": "1.5"}, "min_reliability: '1.5' is not between 0 and 1", "0.97"),
     ({"max_rtt": "nan"}, "max_rtt: 'nan' is not between", ""),
     ({"max_rtt": "far"}, "max_rtt: 'far' is not a round trip", "40ms"),
-    ({"egress": ["pypi.org"]}, "egress: 'pypi.org' names no port", ""),
+    ({"egress": ["data.example.org"]}, "egress: 'data.example.org' names no port", ""),
     ({"verified": "yes"}, "verified: must be true or false", ""),
     ({"job_recovery": {"max_attempts": 0}}, "max_attempts: 0 is not a whole number", ""),
     ({"image": "\ud800"}, "half a character", "UTF-8"),
