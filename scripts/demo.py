@@ -33,7 +33,7 @@ from node.ports import Account
 
 ROOT = Path(__file__).resolve().parent.parent
 JOB_S = 600.0
-PACE_S = 0.4  # an epoch's least time: on a fast machine, too, there is something left to kill
+PACE_S = 0.4  # an epoch's least time, so that a fast machine has something left to kill
 KILL_AFTER_S = 8  # metered seconds, and a checkpoint at the requester
 console = Console(stderr=True, highlight=False)
 
@@ -100,7 +100,8 @@ async def run_job(requester: Member, providers: Sequence[Member]) -> Watch:
     """Submit, kill the working provider half way, follow to the end."""
     command = [
         sys.executable, "-m", "node.cli.main", "run", str(ROOT / "examples" / "train.yaml"),
-        "--detach", "--yes", "--quiet", "--env", f"PACE={PACE_S}", "--config", str(requester.config),
+        "--detach", "--yes", "--quiet", "--env", f"PACE={PACE_S}",
+        "--config", str(requester.config),
     ]  # fmt: skip
     said = await trio.run_process(command, capture_stdout=True, cwd=ROOT, check=False)
     job = said.stdout.decode().strip()
