@@ -49,7 +49,7 @@ ANSWER_S: Final = 60.0  # an answerer that takes longer has lost its asker long 
 CHANNELS_PER_PEER_MAX: Final = 48  # most of them tunnels, of which a peer has 32 at most
 FRAMES_IN_FLIGHT_MAX: Final = 64  # small frames, such as lines of a log
 CREDIT_BYTES: Final = CHUNK_BYTES * CREDIT_CHUNKS
-SLICE_BYTES: Final = 64 * 1024  # bulk yields to gossip after each slice
+SLICE_BYTES: Final = 256 * 1024  # bulk yields to gossip after each slice
 GOODBYE_S: Final = 5.0
 
 # Peers.

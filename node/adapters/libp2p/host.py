@@ -45,7 +45,7 @@ class NetworkConfig:
     ping_timeout_s: float = 10.0
     # Outgoing channel data of the whole node. Its slices take turns with everything else, so that
     # this is a bound on what one core may be kept busy with, not what keeps requests quick.
-    bulk_bytes_per_s: int = 128_000_000
+    bulk_bytes_per_s: int = 256_000_000
 
     def __post_init__(self) -> None:
         assert self.min_peers >= 0

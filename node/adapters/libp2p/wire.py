@@ -35,7 +35,8 @@ class Wire:
                 raise UnreachableError("the stream to the peer has ended") from problem
             self._counts["bytes_in"] += len(data)
             buffer += data
-        data = bytes(buffer[:size])
+        with memoryview(buffer) as view:
+            data = bytes(view[:size])
         del buffer[:size]
         return data
 
@@ -52,7 +53,7 @@ class Pace:
     """What bulk may use of this node's line, over all channels, so that gossip stays quick."""
 
     def __init__(self, bytes_per_s: float) -> None:
-        self._bucket = TokenBucket(bytes_per_s, SLICE_BYTES * 8, trio.current_time())
+        self._bucket = TokenBucket(bytes_per_s, SLICE_BYTES * 2, trio.current_time())
 
     async def wait(self, size: int) -> None:
         """Return when `size` more bytes may go; always lets other tasks run."""
