@@ -1,7 +1,7 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress]`. Its
-checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]`.
+A `brittle` one fails when its unit is lost, another one hangs. Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
 for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it is.
 What serves a port gives back what it is sent.
 """
@@ -41,6 +41,7 @@ class SimWork:
     stopped_at: float | None = None
     paused_at: float | None = None
     paused_s: float = 0.0
+    lost_at: float | None = None  # its unit was, and nothing is done since
     rate: float = 1.0  # seconds of work done in a second
     extended_s: float = 0.0
     collected: list[str] = field(default_factory=list)
@@ -75,7 +76,7 @@ class SimWork:
 
     def done_s(self, now: float) -> float:
         """Seconds of the whole work that are done."""
-        return self.done_before_s + self.ran_s(now) * self.rate
+        return self.done_before_s + self.ran_s(min(now, self.lost_at or now)) * self.rate
 
     def observed(self, now: float) -> Observed:
         """As the clock says."""
@@ -85,6 +86,8 @@ class SimWork:
         if self.done_s(now) >= self.wanted_s - 1e-6:
             code = int(self.option("exit") or 0)
             return Observed(RunState.EXITED, ran_s, code, log_bytes=size)
+        if self.lost_at is not None and "brittle" in self.workspace.manifest.command.split():
+            return Observed(RunState.EXITED, self.ran_s(self.lost_at), 1, log_bytes=size)
         if self.stopped_at is not None:
             return Observed(RunState.EXITED, ran_s, 143, signal=15, log_bytes=size)
         if ran_s >= self.limit_s:
@@ -128,6 +131,12 @@ class SimSandbox:
         """Everything that ran is gone."""
         for work_id in list(self.work):
             self._drop(work_id)
+
+    def lose(self, unit: int) -> None:
+        """What runs on this unit gets nothing done any more."""
+        for work in self.work.values():
+            if unit in work.workspace.units and work.lost_at is None:
+                work.lost_at = self._now()
 
     async def prepare(self, workspace: Workspace) -> None:
         """Everything the manifest names must be here."""
