@@ -96,10 +96,8 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_fetched(agreement, event)
         case ExtendWanted() | ExtensionSigned() | ExtensionRefused():
             after = _on_extension(agreement, event)
-        case Preempted(reason):
-            after = _preempted(agreement, reason)
-        case UnitLost():
-            after = _unit_lost(agreement, event)
+        case Preempted() | UnitLost():
+            after = _on_cut(agreement, event)
         case NonceDrawn(nonce):
             assert 0 < nonce < 2**48, "a nonce of 48 bits, never zero"
             after = agreement if agreement.nonce else replace(agreement, nonce=nonce)
@@ -292,22 +290,22 @@ def _on_work(
             assert_never(event)
 
 
-def _preempted(a: Agreement, reason: str) -> Agreement:
-    """Only what was sold as preemptible makes way, and only while it runs."""
-    able = a.role is Role.PROVIDER and a.preemptible and a.phase is Phase.RUNNING
-    if not able or a.ending is not Ending.NONE:
-        return a
-    return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
-
-
-def _unit_lost(a: Agreement, event: UnitLost) -> Agreement:
-    """The job is not to blame, and what is paid for stands still from here on."""
-    assert a.role is Role.PROVIDER, "only the provider's side knows its units"
-    over = a.report.work in NO_MORE_WORK
-    if a.phase is not Phase.RUNNING or a.ending is not Ending.NONE or over:
-        return a
-    return replace(a, ending=Ending.BROKEN, reason=clip(event.reason),
-                   metered_s=max(a.metered_s, event.metered_s))  # fmt: skip
+def _on_cut(a: Agreement, event: Preempted | UnitLost) -> Agreement:
+    """The work ends though it is not done; what is paid for stands still from here on."""
+    runs = a.phase is Phase.RUNNING and a.ending is Ending.NONE
+    match event:
+        case Preempted(reason):  # only what was sold so makes way
+            if a.role is Role.REQUESTER or not a.preemptible or not runs:
+                return a
+            return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
+        case UnitLost(reason, metered_s):
+            assert a.role is Role.PROVIDER, "only the provider's side knows its units"
+            if not runs or a.report.work in NO_MORE_WORK:
+                return a
+            return replace(a, ending=Ending.BROKEN, reason=clip(reason),
+                           metered_s=max(a.metered_s, metered_s))  # fmt: skip
+        case _:
+            assert_never(event)
 
 
 def _cut_short(a: Agreement, report: Report, now: UnixTime) -> Agreement:

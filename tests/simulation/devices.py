@@ -53,7 +53,7 @@ class SimDevices:
     def health(self) -> tuple[UnitHealth, ...]:
         """As the test has it: well, unless it says otherwise."""
         return tuple(
-            UnitHealth(u.index, u.index not in self.ill, self.ill.get(u.index, ""), None, None, None,
-                       None, throttled=self.slow.get(u.index, ""))
+            UnitHealth(u.index, u.index not in self.ill, self.ill.get(u.index, ""), None, None,
+                       None, None, throttled=self.slow.get(u.index, ""))
             for u in self._units
         )  # fmt: skip

@@ -1,9 +1,10 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
 A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]`.
-A `brittle` one fails when its unit is lost, another one hangs. Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
-for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it is.
-What serves a port gives back what it is sent.
+Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result
+says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
+is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
+any other hangs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A GPU that is lost under a job: its provider says so, is paid until then, and loses no collateral.
+"""A GPU that is lost under a job: its provider says so, is paid until then, and is not slashed.
 
 The job goes on elsewhere from its last checkpoint; the unit is not sold until it is well again.
 """
