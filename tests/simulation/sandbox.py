@@ -4,12 +4,14 @@ A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [pro
 Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result
 says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
 is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
-any other hangs.
+any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -194,6 +196,11 @@ class SimSandbox:
             raise SandboxError("it is not here")
         if work.bare:
             return ()
+        if "claim" in work.workspace.manifest.command.split():
+            raise SandboxError("the outputs claim more bytes than may be fetched")
+        if many := int(work.option("litter") or 0):
+            data = _litter(many)
+            return (Artifact("/out/", await self._blobs.put(data), len(data)),)
         data = f"worked {work.done_s(self._now()):.0f} s".encode()
         await self._blobs.put(data)
         return (Artifact("/out/result", hashlib.sha256(data).digest(), len(data)),)
@@ -266,6 +273,15 @@ class SimSandbox:
         if work is None or work.observed(self._now()).state is not RunState.RUNNING:
             raise SandboxError("the job does not run")
         return work
+
+
+def _litter(count: int) -> bytes:
+    """So many files in a tar."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for number in range(count):
+            tar.addfile(tarfile.TarInfo(str(1000 + number)))
+    return target.getvalue()
 
 
 class SimPipe:
