@@ -444,6 +444,9 @@ class Sandbox(Protocol):
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
 
+    async def prune(self) -> int:
+        """Remove what is unpacked of images that no work here uses; returns bytes freed."""
+
     async def works(self) -> tuple[str, ...]:
         """Every work id the sandbox knows, to re-adopt after a restart."""
 
