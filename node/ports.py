@@ -583,6 +583,9 @@ class Blobs(Protocol):
 class Registry(Protocol):
     """Where images come from that no peer has: OCI registries, reached under this node's rules."""
 
+    def for_others(self) -> Registry:
+        """As it is asked for the jobs of others: without what only its owner may have."""
+
     def is_open(self, reference: Reference) -> bool:
         """Whether the host is asked without credentials: what it gives is anybody's."""
 

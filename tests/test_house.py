@@ -81,6 +81,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("node.jobtext", "node.trace"),
     ("node.bulletin", "node.keeper"),
+    ("node.sources",),
     ("node.images",),
     ("node.holdings", "node.machine", "node.tunnels", "node.tunnels.splice"),
     ("node.tunnels.connect",),
