@@ -276,6 +276,22 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """First frame on a `bandwidth` channel: send me so many bytes (`down`), or take them from me,
+    in frames of any size. Not enveloped: the channel itself is authenticated."""
+
+    down: bool
+    size_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """Answer on a `bandwidth` channel: an empty code, and the bytes follow; or `busy`."""
+
+    code: Text64
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
     """First frame on an `exec` channel, requester to provider: start this program in the job, with
     a terminal of so many columns and rows, or without (0). Not enveloped, as `Dial`."""

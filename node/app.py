@@ -20,6 +20,8 @@ from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
 from node.atlas import NOTE as PLACE_NOTE
 from node.atlas import Atlas
+from node.bandwidth import PROTOCOL as BANDWIDTH
+from node.bandwidth import Bandwidth
 from node.bulletin import Bulletin
 from node.certify import PROTOCOL as CHALLENGE
 from node.certify import Certifier
@@ -82,7 +84,8 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    certifier = Certifier(ports, keeper)
+    bandwidth = Bandwidth(ports.link, ports.entropy)
+    certifier = Certifier(ports, keeper, bandwidth.measure)
     challenger = Challenger(ports, keeper)
     shop = Shop(
         config, ports, keeper, images, certifier, lambda: atlas.here,
@@ -104,6 +107,7 @@ async def run_node(
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(CHALLENGE, certifier.serve)
+    ports.link.accept(BANDWIDTH, bandwidth.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
     ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)

@@ -76,6 +76,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.nosandbox",
         "node.forgetting",
         "node.atlas",
+        "node.bandwidth",
         "node.standing",
     ),
     ("node.jobtext", "node.trace"),
