@@ -52,12 +52,14 @@ class WorkState(Enum):
     STAGING = "staging"
     RUNNING = "running"
     EXITED = "exited"
-    BROKEN = "broken"  # it could not be staged or started; the report says why
+    BROKEN = "broken"  # not staged, not started, or its unit was lost; the report says why
     PREEMPTED = "preempted"  # its provider took the units back, as agreed; resume elsewhere
 
 
 NO_MORE_WORK: Final = frozenset({WorkState.EXITED, WorkState.BROKEN, WorkState.PREEMPTED})
 """Nothing of the work runs any more, and nothing of it will."""
+SLOWED: Final = "a GPU of it is slowed down"
+"""How the reason of a running job's report begins while the driver throttles its GPU."""
 
 
 @dataclass(frozen=True, slots=True)

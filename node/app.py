@@ -91,7 +91,9 @@ async def run_node(
         config, ports, keeper, images, certifier, lambda: atlas.here,
         lambda: standing.reliability_ppm(config.wallet),
     )  # fmt: skip
-    provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
+    machine = Machine(ports.devices, ports.clock, keeper.taken_units)
+    stager = Stager(ports, keeper, artifacts, images)
+    provider = Provider(config, ports, keeper, mail, stager, shop, machine)
     bulletin = Bulletin(
         config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
         standing.reliability_ppm,
@@ -125,7 +127,7 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
-        nursery.start_soon(_mind_machine, ports, keeper, shop, bulletin)
+        nursery.start_soon(_mind_machine, machine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
@@ -155,9 +157,8 @@ async def _trade(
         await trio.sleep(TRADE_PAUSE_S)
 
 
-async def _mind_machine(ports: Ports, keeper: Keeper, shop: Shop, bulletin: Bulletin) -> None:
+async def _mind_machine(machine: Machine, shop: Shop, bulletin: Bulletin) -> None:
     """A machine that lets strangers' code out must not advertise, nor units that are not well."""
-    machine = Machine(ports.devices, ports.clock, keeper.taken_units)
     shop.unusable = lambda: machine.unusable
     await shop.examine()
     bulletin.stir()

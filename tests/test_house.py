@@ -75,6 +75,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "node.artifacts",
         "node.nosandbox",
         "node.forgetting",
+        "node.story",
         "node.atlas",
         "node.bandwidth",
         "node.standing",
