@@ -23,6 +23,7 @@ COMMANDS = {
     Behaviour.OVERRUN: "work 1000",
     Behaviour.IDLE: "work 1 bare",
     Behaviour.SERVE: "work 1000 say hello serve 8000",
+    Behaviour.GREET: "work 1000 greet",
 }
 
 

@@ -17,7 +17,7 @@ import trio
 from market.errors import MarketError
 from market.terms import Artifact
 from market.units import MIB
-from node.adapters.oci import cdi, cgroups, doctor
+from node.adapters.oci import cdi, cgroups, doctor, tun
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.settings import OciSettings
 from node.ports import Blobs, Check, Sandbox
@@ -66,6 +66,7 @@ def machine(settings: OciSettings) -> tuple[Check, ...]:
         _filter(),
         _programs(),
         _loop(),
+        tun.check(),
         _room(settings.state_dir),
         _kernel_settings(),
     )

@@ -25,12 +25,26 @@ while True:
     threading.Thread(target=give_back, args=(server.accept()[0],)).start()
 """
 
+GREET = """
+import socket
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("", 9000))
+made.settimeout(0.2)
+while True:
+    made.sendto(b"hello", ("10.77.0.2", 9000))
+    try:
+        print(made.recv(99).decode(), flush=True)
+    except TimeoutError:
+        pass
+"""
+
 COMMANDS = {
     Behaviour.SUCCEED: "echo state > /ckpt/state; echo result > /out/result; echo hello",
     Behaviour.FAIL: "exit 3",
     Behaviour.RUN_ON: "echo state > /ckpt/state; echo hello; sleep 600",
     Behaviour.OVERRUN: "sleep 600",
     Behaviour.IDLE: "true",
+    Behaviour.GREET: "python3 -c '" + GREET + "'",
     Behaviour.SERVE: "python3 -c '" + ECHO + "'",
 }
 
