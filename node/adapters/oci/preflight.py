@@ -88,7 +88,8 @@ async def probe(sandbox: Sandbox, blobs: Blobs, settings: OciSettings) -> tuple[
     """One check for each class of attempts that the escape probe makes from inside."""
     try:
         image = await _image(blobs, settings)
-        attempts = await doctor.examine(sandbox, blobs, image)
+        gang = (await trio.to_thread.run_sync(tun.check)).ok
+        attempts = await doctor.examine(sandbox, blobs, image, gang=gang)
     except MarketError as problem:
         fix = problem.hint or "look at the node's log"
         return (Check("escape probe", False, True, str(problem), fix),)
