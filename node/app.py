@@ -50,6 +50,8 @@ from node.tunnels.egress import Egress
 from node.tunnels.enter import Entrance
 from node.tunnels.execute import PROTOCOL as EXEC
 from node.tunnels.execute import ExecutionServer
+from node.tunnels.gang import PROTOCOL as GANG
+from node.tunnels.gang import Gangs
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -112,6 +114,8 @@ async def run_node(
     ports.link.accept(BANDWIDTH, bandwidth.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
     ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    gangs = Gangs(keeper, ports.link, ports.sandbox)
+    ports.link.accept(GANG, gangs.serve)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -130,6 +134,7 @@ async def run_node(
         nursery.start_soon(_mind_machine, machine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
+        nursery.start_soon(gangs.run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)

@@ -25,6 +25,19 @@ while True:
     threading.Thread(target=give_back, args=(server.accept()[0],)).start()
 """
 
+GREET = """
+import socket
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("", 9000))
+made.settimeout(0.2)
+while True:
+    made.sendto(b"hello", ("10.77.0.2", 9000))
+    try:
+        print(made.recv(99).decode(), flush=True)
+    except TimeoutError:
+        pass
+"""
+
 COMMANDS = {
     Behaviour.SUCCEED: "echo state > /ckpt/state; echo result > /out/result; echo hello",
     Behaviour.FAIL: "exit 3",
@@ -37,6 +50,7 @@ COMMANDS = {
         "mkdir /out/e; ln -s /proc /out/e/f"
     ),
     Behaviour.CLAIM: "busybox dd if=/dev/zero of=/out/big bs=1 count=1 seek=1099511627775",
+    Behaviour.GREET: "python3 -c '" + GREET + "'",
     Behaviour.SERVE: "python3 -c '" + ECHO + "'",
 }
 
