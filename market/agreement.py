@@ -55,7 +55,7 @@ class Ending(Enum):
     NONE = "none"
     FINISHED = "finished"  # the job exited by itself
     CANCELLED = "cancelled"  # the requester wants no more of it
-    BROKEN = "broken"  # it could not be staged or started
+    BROKEN = "broken"  # it could not be staged or started, or a unit was lost under it
     LOST = "lost"  # the provider went silent
     UNPAID = "unpaid"  # the requester stopped paying
     EXPIRED = "expired"  # the agreed duration is over
@@ -74,6 +74,9 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 }
 ENDS: Final = frozenset({Phase.SETTLED, Phase.SLASHED, Phase.VOID})
 """Phases in which no money and no unit is bound."""
+
+CUT_SHORT: Final = frozenset({Ending.PREEMPTED, Ending.BROKEN})
+"""Endings after which the job goes on elsewhere, from a last checkpoint if there is one."""
 
 NOTHING_YET: Final = Report(
     work=WorkState.WAITING,

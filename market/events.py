@@ -60,6 +60,17 @@ class Preempted:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitLost:
+    """Provider: a unit that it runs on is lost, or not well; what it did since does not count.
+
+    `metered_s` are the seconds until the last look that found the unit well.
+    """
+
+    reason: str
+    metered_s: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExtendWanted:
     """Requester: the agreement should last `extra_s` longer than its terms say, in all."""
 
@@ -219,6 +230,7 @@ Event = (
     | StopAsked
     | Staging
     | Preempted
+    | UnitLost
     | ExtendWanted
     | ExtensionSigned
     | ExtensionRefused

@@ -72,6 +72,10 @@ HISTORY_MAX: Final = 128  # state changes remembered per job
 
 # Certificates.
 CHALLENGES_EVERY_S: Final = 30.0  # a challenge costs the challenged seconds of a whole unit
+FLOW_BYTES: Final = 64 * 1024**2  # each way and peer: half a second of a gigabit line
+FLOW_S: Final = 4.0  # a slow line is known by what came in that time
+FLOW_PEERS: Final = 4  # asked at once: one slow line does not hide ours
+FLOWS_PER_HOUR: Final = 32  # lent to others: 2 GiB an hour, whoever asks
 
 # Conversation.
 RETRY_S: Final = 2.0  # a duty is performed at most once in this time

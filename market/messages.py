@@ -53,12 +53,14 @@ class WorkState(Enum):
     STAGING = "staging"
     RUNNING = "running"
     EXITED = "exited"
-    BROKEN = "broken"  # it could not be staged or started; the report says why
+    BROKEN = "broken"  # not staged, not started, or its unit was lost; the report says why
     PREEMPTED = "preempted"  # its provider took the units back, as agreed; resume elsewhere
 
 
 NO_MORE_WORK: Final = frozenset({WorkState.EXITED, WorkState.BROKEN, WorkState.PREEMPTED})
 """Nothing of the work runs any more, and nothing of it will."""
+SLOWED: Final = "a GPU of it is slowed down"
+"""How the reason of a running job's report begins while the driver throttles its GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +288,22 @@ class Shown:
 
     row: U32
     path: Annotated[tuple[Hash, ...], Count(0, 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """First frame on a `bandwidth` channel: send me so many bytes (`down`), or take them from me,
+    in frames of any size. Not enveloped: the channel itself is authenticated."""
+
+    down: bool
+    size_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """Answer on a `bandwidth` channel: an empty code, and the bytes follow; or `busy`."""
+
+    code: Text64
 
 
 @dataclass(frozen=True, slots=True)

@@ -541,6 +541,7 @@ class Measured:
     memory_mbps: int
     pcie_mbps: int
     disk_mbps: int
+    vram_mib: int  # taken, written and read back; 0 on a CPU
     library: str
 
 
@@ -564,8 +565,11 @@ class Product(Protocol):
 class Bench(Protocol):
     """Measures units, in processes of their own. A unit is named by its GPU's UUID or `cpu-N`."""
 
-    async def measure(self, uuid: str) -> Measured:
-        """Its rates. Takes seconds and all of the unit. Raises SandboxError."""
+    async def measure(self, uuid: str, ram_mib: int) -> Measured:
+        """Its rates, and how much of `ram_mib` it gives. Takes seconds and all of the unit.
+
+        Raises SandboxError.
+        """
 
     def product(
         self, uuid: str, seed: bytes, size: int, limit_s: float

@@ -22,6 +22,7 @@ from market import certificate, limits, messages, signing, terms
 from market.agreement import ENDS, TRANSITIONS, Phase
 from market.codec import describe
 from node.artifacts import PROTOCOL as BLOB
+from node.bandwidth import PROTOCOL as BANDWIDTH
 from node.certify import PROTOCOL as CHALLENGE
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
@@ -96,6 +97,8 @@ def _lines() -> Iterator[str]:
         messages.Committed,
         messages.Show,
         messages.Shown,
+        messages.Flow,
+        messages.Flowing,
         messages.Execute,
         messages.Executing,
         messages.Join,
@@ -170,6 +173,9 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **`{CHALLENGE}`**: anybody sends `Challenge`, the provider multiplies and answers `Committed`;
   then `Show`, and for each row `Shown` and the row itself. Matrices, tree and check:
   `market/product.py`.
+- **`{BANDWIDTH}`**: anybody sends `Flow`, the other answers `Flowing`, and the bytes follow: \
+{limits.FLOW_BYTES} at most,
+  {limits.FLOWS_PER_HOUR} times an hour for all who ask.
 - **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
   until the one with the exit code. A channel that ends without it is a program that was killed.
 - **`{GANG}`**: see `Join`; frames have at most {limits.GANG_FRAME_BYTES_MAX} bytes.

@@ -7,6 +7,8 @@ restart of the node.
 
 from __future__ import annotations
 
+import io
+import tarfile
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from enum import Enum
@@ -16,14 +18,17 @@ import pytest
 import trio
 
 from market.errors import SandboxError
+from market.limits import FILES_MAX
 from market.overlay import address, destination
 from market.terms import Artifact
 from node.ports import Blobs, Execution, Observed, RunState, Sandbox, Stream, Terminal, Workspace
 from tests.packets import data_of, udp
 
+LITTER_FILES = FILES_MAX + 4  # more than a heartbeat can name
+
 
 class Behaviour(Enum):
-    """What a job does; all but FAIL and IDLE keep a checkpoint directory."""
+    """What a job does; SUCCEED and RUN_ON leave a checkpoint."""
 
     SUCCEED = "says hello, leaves the output result and a checkpoint, ends with 0"
     FAIL = "ends with 3"
@@ -31,6 +36,8 @@ class Behaviour(Enum):
     OVERRUN = "runs past its time"
     IDLE = "ends with 0 and leaves nothing"
     GREET = "sends a datagram, hello, from and to port 9000 of rank 1, and says what it is answered"
+    LITTER = "leaves the outputs 1000, 1001 and so on, LITTER_FILES in all, and links and a FIFO"
+    CLAIM = "leaves an output that says it has a terabyte"
     SERVE = "says hello, listens on port 8000, gives back what it is sent, until it is stopped"
 
 
@@ -129,6 +136,25 @@ async def outputs_are_blobs_of_their_content(bench: Bench) -> None:
     assert artifact.path == "/out/result"
     assert await bench.blobs.size(artifact.hash) == artifact.size_bytes
     assert await bench.sandbox.collect(work_id) == (artifact,)
+
+
+async def many_outputs_are_one_tar_of_plain_files(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.LITTER)
+    assert (await bench.wait_ended(work_id)).exit_code == 0
+    with trio.fail_after(10):
+        (artifact,) = await bench.sandbox.collect(work_id)
+    assert artifact.path == "/out/"
+    data = await bench.blobs.read(artifact.hash, 0, artifact.size_bytes)
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        found = {entry.name: entry.isreg() for entry in tar}
+    assert found == {str(1000 + n): True for n in range(LITTER_FILES)}
+
+
+async def an_output_that_claims_too_much_is_refused(bench: Bench) -> None:
+    work_id = await _run(bench, Behaviour.CLAIM)
+    assert (await bench.wait_ended(work_id)).exit_code == 0
+    with trio.fail_after(10), pytest.raises(SandboxError, match="claim"):
+        await bench.sandbox.collect(work_id)
 
 
 async def a_failed_job_says_its_code(bench: Bench) -> None:
@@ -349,6 +375,8 @@ CONTRACT: tuple[Law, ...] = (
     a_job_goes_from_prepared_to_exited,
     the_log_is_read_by_offset,
     outputs_are_blobs_of_their_content,
+    many_outputs_are_one_tar_of_plain_files,
+    an_output_that_claims_too_much_is_refused,
     a_failed_job_says_its_code,
     nothing_saved_is_no_checkpoint,
     a_running_job_is_checkpointed_the_same_twice,

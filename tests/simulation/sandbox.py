@@ -1,16 +1,18 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress]
-[greet]`. Its
-checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
-for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it is.
-What serves a port gives back what it is sent. What has `greet` says hello to rank 1 of its gang, by
-UDP on port 9000, and then what it is answered.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]`.
+Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result
+says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
+is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
+any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a one.
+One with `greet` says hello to rank 1 of its gang, by UDP to port 9000, and then its answers.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,6 +48,7 @@ class SimWork:
     stopped_at: float | None = None
     paused_at: float | None = None
     paused_s: float = 0.0
+    lost_at: float | None = None  # its unit was, and nothing is done since
     rate: float = 1.0  # seconds of work done in a second
     extended_s: float = 0.0
     collected: list[str] = field(default_factory=list)
@@ -83,7 +86,7 @@ class SimWork:
 
     def done_s(self, now: float) -> float:
         """Seconds of the whole work that are done."""
-        return self.done_before_s + self.ran_s(now) * self.rate
+        return self.done_before_s + self.ran_s(min(now, self.lost_at or now)) * self.rate
 
     def observed(self, now: float) -> Observed:
         """As the clock says."""
@@ -93,6 +96,8 @@ class SimWork:
         if self.done_s(now) >= self.wanted_s - 1e-6:
             code = int(self.option("exit") or 0)
             return Observed(RunState.EXITED, ran_s, code, log_bytes=size)
+        if self.lost_at is not None and "brittle" in self.workspace.manifest.command.split():
+            return Observed(RunState.EXITED, self.ran_s(self.lost_at), 1, log_bytes=size)
         if self.stopped_at is not None:
             return Observed(RunState.EXITED, ran_s, 143, signal=15, log_bytes=size)
         if ran_s >= self.limit_s:
@@ -137,6 +142,12 @@ class SimSandbox:
         """Everything that ran is gone."""
         for work_id in list(self.work):
             self._drop(work_id)
+
+    def lose(self, unit: int) -> None:
+        """What runs on this unit gets nothing done any more."""
+        for work in self.work.values():
+            if unit in work.workspace.units and work.lost_at is None:
+                work.lost_at = self._now()
 
     async def prepare(self, workspace: Workspace) -> None:
         """Everything the manifest names must be here."""
@@ -193,6 +204,11 @@ class SimSandbox:
             raise SandboxError("it is not here")
         if work.bare:
             return ()
+        if "claim" in work.workspace.manifest.command.split():
+            raise SandboxError("the outputs claim more bytes than may be fetched")
+        if many := int(work.option("litter") or 0):
+            data = _litter(many)
+            return (Artifact("/out/", await self._blobs.put(data), len(data)),)
         data = f"worked {work.done_s(self._now()):.0f} s".encode()
         await self._blobs.put(data)
         return (Artifact("/out/result", hashlib.sha256(data).digest(), len(data)),)
@@ -279,6 +295,15 @@ class SimSandbox:
         if work is None or work.observed(self._now()).state is not RunState.RUNNING:
             raise SandboxError("the job does not run")
         return work
+
+
+def _litter(count: int) -> bytes:
+    """So many files in a tar."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for number in range(count):
+            tar.addfile(tarfile.TarInfo(str(1000 + number)))
+    return target.getvalue()
 
 
 class SimPipe:

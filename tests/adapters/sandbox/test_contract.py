@@ -8,7 +8,7 @@ import pytest
 
 from market.terms import Artifact
 from node.ports import Blobs, Observed, Sandbox, Workspace
-from tests.adapters.contract_sandbox import CONTRACT, Behaviour, Law
+from tests.adapters.contract_sandbox import CONTRACT, LITTER_FILES, Behaviour, Law
 from tests.adapters.sandbox.harness import Driver, ended
 
 pytestmark = pytest.mark.sandbox
@@ -45,6 +45,12 @@ COMMANDS = {
     Behaviour.OVERRUN: "sleep 600",
     Behaviour.IDLE: "true",
     Behaviour.GREET: "python3 -c '" + GREET + "'",
+    Behaviour.LITTER: (
+        f"i=1000; while [ $i -lt {1000 + LITTER_FILES} ]; do echo $i > /out/$i; i=$((i+1)); done; "
+        "ln -s /etc/passwd /out/a; ln -s / /out/b; ln -s 1000 /out/c; busybox mkfifo /out/d; "
+        "mkdir /out/e; ln -s /proc /out/e/f"
+    ),
+    Behaviour.CLAIM: "busybox dd if=/dev/zero of=/out/big bs=1 count=1 seek=1099511627775",
     Behaviour.SERVE: "python3 -c '" + ECHO + "'",
 }
 
