@@ -114,10 +114,7 @@ async def run_node(
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(CHALLENGE, certifier.serve)
     ports.link.accept(BANDWIDTH, bandwidth.serve)
-    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
-    gangs = Gangs(keeper, ports.link, ports.sandbox)
-    ports.link.accept(GANG, gangs.serve)
+    gangs = _open_jobs(ports, keeper)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -148,6 +145,15 @@ async def run_node(
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)
+
+
+def _open_jobs(ports: Ports, keeper: Keeper) -> Gangs:
+    """Whatever leads into a job that runs here: its ports, programs beside it, its gang."""
+    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    gangs = Gangs(keeper, ports.link, ports.sandbox)
+    ports.link.accept(GANG, gangs.serve)
+    return gangs
 
 
 async def _trade(
