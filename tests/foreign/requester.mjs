@@ -23,7 +23,7 @@ export async function rent ({ seed, network, bootstrap, rpc, escrow, token, wall
   const operator = operatorKey(randomBytes(32))
   await chain.fund(operator.address, FUNDS)
   const image = imageOf(readFileSync(busybox))
-  const blobs = new Map([[sha256(image).toString('hex'), image]])
+  const blobs = new Map([[hex(sha256(image)), image]])
   const job = new Rental({ chain, operator, token: bytes(token), image, command, say })
   const market = new Market()
   const peer = await Peer.join({
@@ -69,7 +69,9 @@ class Rental {
     const result = await this.#fetch(report)
     await this.#pay(true)
     const { paid, refunded } = await this.chain.closed(this.id)
-    return { ...result, exit_code: report.exit_code, promised: this.#promised, paid, refunded }
+    const [requester, operator] = [this.chain.address, this.operator.address].map(hex)
+    const { exit_code } = report
+    return { ...result, requester, operator, exit_code, promised: this.#promised, paid, refunded }
   }
 
   // ---- `wanted` and `quote` --------------------------------------------------------------------
@@ -149,7 +151,7 @@ class Rental {
       rank: 0, num_nodes: 1
     })
     this.openedAt = await this.chain.open(quote.terms, signature, quote.provider_signature)
-    this.say({ agreement: this.id.toString('hex'), opened_at: this.openedAt })
+    this.say({ agreement: hex(this.id), opened_at: this.openedAt })
     await this.peer.publish('demands', 'unwanted', { demand_id: this.demand.demand_id }, 60_000)
   }
 
@@ -211,7 +213,7 @@ class Rental {
         if (this.provider) throw new Error('the demand is met')
         this.#checkQuote(author, message)
         this.quotes.push(message)
-        this.say({ quote: String(message.terms.money.price_per_hour), from: author.toString('hex') })
+        this.say({ quote: String(message.terms.money.price_per_hour), from: hex(author) })
         break
       case 'beat':
         if (!author.equals(this.provider)) throw new Error('there is no such agreement between us')
@@ -231,5 +233,6 @@ class Rental {
   }
 }
 
+const hex = data => data.toString('hex')
 const ones = bits => [...BigInt(bits).toString(2)].filter(bit => bit === '1').length
 const ceil = (value, by) => (value + by - 1n) / by

@@ -26,7 +26,11 @@ export async function watch ({ seed, network, bootstrap, atLeast = 1, say }) {
 export async function sync (peer, other, market) {
   const { message } = await peer.ask(other, 'sync', { known: market.known() })
   for (const raw of message.envelopes) {
-    const opened = peer.open(raw)
-    if (opened.kind === 'offers') market.hear(opened, opened.raw)
+    try {
+      const opened = peer.open(raw)
+      if (opened.kind === 'offers') market.hear(opened, opened.raw)
+    } catch (problem) { // one of many, and not the fault of who handed it on
+      peer.refused.push(`synced: ${problem.message}`)
+    }
   }
 }
