@@ -104,6 +104,8 @@ def _lines() -> Iterator[str]:
         messages.Flowing,
         messages.Execute,
         messages.Executing,
+        messages.Join,
+        messages.Joined,
     ):
         yield from _section(frame.__name__, frame)
     yield words.matrices()

@@ -27,6 +27,7 @@ from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.gang import PROTOCOL as GANG
 
 _REFUSALS: tuple[type[MarketError], ...] = (
     CodecError, SignatureError, StaleError, LimitError, RefusedError, NotFoundError,
@@ -145,6 +146,7 @@ in flight at most. The reader gives it back
   {limits.FLOWS_PER_HOUR} times an hour for all who ask.
 - **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
   until the one with the exit code. A channel that ends without it is a program that was killed.
+- **`{GANG}`**: see [`Join`](#join); frames have at most {limits.GANG_FRAME_BYTES_MAX} bytes.
 
 Peers that send what cannot be read, forged signatures or floods are cut off for \
 {bounds.CUT_OFF_S:g} s. An author's
@@ -193,7 +195,7 @@ remembered.
   deposit of no more than price x units x duration, rounded up, and at least the offer's
   collateral and the demand's `slash_bps`. The agreement's id is the digest of the terms.
 - **accept**: before `hold_until_s`; the signature is the `operator`'s over the same digest. A
-  single job has `rank` 0 and `num_nodes` 1. `secrets` are sealed boxes (libsodium's
+  single job has `rank` 0, `num_nodes` 1 and no `members`. `secrets` are sealed boxes (libsodium's
   `crypto_box_seal`) to the provider's peer key, converted to X25519.
 - **open**: `open(terms, requesterSignature, providerSignature)` of the escrow, by anybody, before
   `open_by_s`. Its ABI is in `contracts/artifacts/Escrow.json`, its rules in `contracts/README.md`.

@@ -148,7 +148,7 @@ class Rental {
     const signature = this.operator.sign(this.id)
     await this.peer.ask(this.provider, 'accept', {
       agreement: this.id, requester_signature: signature, manifest: this.manifest, secrets: [],
-      rank: 0, num_nodes: 1
+      rank: 0, num_nodes: 1, members: []
     })
     this.openedAt = await this.chain.open(quote.terms, signature, quote.provider_signature)
     this.say({ agreement: hex(this.id), opened_at: this.openedAt })
