@@ -256,6 +256,12 @@ class Errands(Protocol):
     async def outcome(self, tx: bytes) -> Outcome:
         """What became of a transaction. Raises ChainError."""
 
+    async def vouch(self, wallet: bytes, digest: bytes, signature: bytes) -> None:
+        """Ask the contract at `wallet` whether that signature is its own (ERC-1271).
+
+        Raises SignatureError, in words for its owner, unless it says so; ChainError.
+        """
+
 
 # The sandbox.
 
