@@ -22,11 +22,13 @@ from market import certificate, limits, messages, signing, terms
 from market.agreement import ENDS, TRANSITIONS, Phase
 from market.codec import describe
 from node.artifacts import PROTOCOL as BLOB
+from node.bandwidth import PROTOCOL as BANDWIDTH
 from node.certify import PROTOCOL as CHALLENGE
 from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.gang import PROTOCOL as GANG
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -95,8 +97,12 @@ def _lines() -> Iterator[str]:
         messages.Committed,
         messages.Show,
         messages.Shown,
+        messages.Flow,
+        messages.Flowing,
         messages.Execute,
         messages.Executing,
+        messages.Join,
+        messages.Joined,
     ):
         yield from _section(frame.__name__, frame)
     yield "## Values inside messages"
@@ -167,8 +173,12 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
 - **`{CHALLENGE}`**: anybody sends `Challenge`, the provider multiplies and answers `Committed`;
   then `Show`, and for each row `Shown` and the row itself. Matrices, tree and check:
   `market/product.py`.
+- **`{BANDWIDTH}`**: anybody sends `Flow`, the other answers `Flowing`, and the bytes follow: \
+{limits.FLOW_BYTES} at most,
+  {limits.FLOWS_PER_HOUR} times an hour for all who ask.
 - **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
   until the one with the exit code. A channel that ends without it is a program that was killed.
+- **`{GANG}`**: see `Join`; frames have at most {limits.GANG_FRAME_BYTES_MAX} bytes.
 """
 
 

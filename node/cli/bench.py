@@ -26,11 +26,12 @@ def bench(*, common: Common = DEFAULT) -> int:
         write_json(done)
         return 0
     columns = ("unit", "name", "dlperf", "fp32 GF/s", "fp16 GF/s", "int8 GO/s", "memory MB/s",
-               "pcie MB/s", "disk MB/s", "by", "until")  # fmt: skip
+               "pcie MB/s", "disk MB/s", "down Mbit/s", "up Mbit/s", "by", "until")  # fmt: skip
     rows = [
         (row["unit"], row["gpu_name"], row["dlperf"], row["fp32_gflops"],
          row["fp16_gflops"] or "-", row["int8_gops"] or "-", row["memory_mbps"],
-         row["pcie_mbps"] or "-", row["disk_mbps"], row["library"],
+         row["pcie_mbps"] or "-", row["disk_mbps"], _rate(row["inet_down"]), _rate(row["inet_up"]),
+         row["library"],
          time.strftime("%Y-%m-%d", time.localtime(row["expires"])))
         for row in done["certificates"]
     ]  # fmt: skip
@@ -61,6 +62,10 @@ def challenge(name: str, *, common: Common = DEFAULT) -> int:
         ]  # fmt: skip
         write_table(columns, rows, none="nothing was challenged")
     return 0 if all(row["right"] and row["in_time"] for row in done["challenges"]) else 1
+
+
+def _rate(mbits: float) -> str:
+    return f"{mbits:.0f}" if mbits else "-"
 
 
 def waiting(node: Node, ask: Any) -> Any:
