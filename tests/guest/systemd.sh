@@ -1,0 +1,28 @@
+# Sourced by the guest's first program, which so becomes systemd: one target with one service, which
+# runs the command. Nothing of this machine's own units is wanted by it.
+units=/run/systemd/system
+mkdir -p "$units"
+cat >"$units/lane.target" <<'UNIT'
+[Unit]
+Description=What the guest was booted for
+Wants=lane.service
+UNIT
+cat >"$units/lane.service" <<'UNIT'
+[Unit]
+Description=The command
+DefaultDependencies=no
+[Service]
+Type=exec
+ExecStart=/guest/lane
+Delegate=yes
+UNIT
+{
+    echo '#!/bin/sh'
+    echo '. /guest/variables'
+    echo 'exec </dev/null >/dev/ttyS0 2>&1'
+    echo 'sh /guest/command'
+    echo 'echo $? >/dev/ttyS1'
+    echo 'busybox poweroff -f'
+} >/guest/lane
+chmod 755 /guest/lane
+exec /lib/systemd/systemd --unit=lane.target --show-status=false
