@@ -84,6 +84,10 @@ class EngineRuntime:
             path = paths.cgroup
         return Cgroup(path, cgroups.is_v2())
 
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """Nothing: the engine's own group is where the engine puts it."""
+        return ()
+
     def mount_points(self) -> tuple[str, ...]:
         """Podman mounts files of its own and makes no places for them; Docker does."""
         return _MOUNT_POINTS if self.engine.kind is Kind.PODMAN else ()

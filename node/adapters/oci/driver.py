@@ -236,9 +236,11 @@ class ContainerSandbox:
         )
         nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
         quota = plan.cpus * bundle.CPU_PERIOD_US
-        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes)
-        shim = self._runtime.shim
-        await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
+        expected = Expected(
+            plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes, plan.volumes
+        )
+        shim = [*self._runtime.before_shim(paths), *launch.shim_command(spec, self._runtime.shim)]
+        await thread(launch.launch, paths, cgroup, self._settings, expected, shim)
         await thread(self._runtime.made, paths)
         # The job has its variables now; secrets need not lie about for its whole life.
         for file in (paths.secrets, paths.live / "gate"):

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
 from market.errors import SandboxError
-from node.adapters.oci import bundle, cgroups, execute
+from node.adapters.oci import bundle, cgroups, execute, scopes
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.images import Image
 from node.adapters.oci.settings import Identity, OciSettings, WorkPaths, identity_of
@@ -37,6 +37,9 @@ class Runtime(Protocol):
 
     def cgroup(self, paths: WorkPaths) -> Cgroup:
         """The job's control group."""
+
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """What the command of the job's shim begins with."""
 
     def mount_points(self) -> tuple[str, ...]:
         """What it wants to find in the root file system; see `staging.add_mount_points`."""
@@ -97,8 +100,16 @@ class OciRuntime:
         return identity_of(self.settings, units)
 
     def cgroup(self, paths: WorkPaths) -> Cgroup:
-        """Made by the runtime, and gone with the container."""
-        return Cgroup(paths.cgroup, cgroups.is_v2())
+        """Made by the runtime, and gone with the container; in a scope where systemd wants that."""
+        try:
+            path = (paths.live / "cgroup").read_text()
+        except OSError:
+            path = scopes.groups(self.settings.instance).get(paths.state.name, paths.cgroup)
+        return Cgroup(path, cgroups.is_v2())
+
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """The making of its scope."""
+        return scopes.command(self.cgroup(paths).path)
 
     def mount_points(self) -> tuple[str, ...]:
         """None."""
@@ -109,9 +120,15 @@ class OciRuntime:
 
     async def make(self, paths: WorkPaths, plan: bundle.Plan) -> dict[str, Any]:
         """The bundle, in memory."""
+        group = paths.cgroup
+        if scopes.are_used():
+            group = scopes.new(self.settings.instance, paths.state.name)
         folder = paths.live / "bundle"
-        await trio.to_thread.run_sync(_write_bundle, folder, bundle.configuration(plan))
+        config = bundle.configuration(replace(plan, cgroup=group))
+        await trio.to_thread.run_sync(_write_bundle, folder, config)
+        await trio.to_thread.run_sync((paths.live / "cgroup").write_text, group)
         return {
+            "scope": str(scopes.folder(group) or ""),
             "id": paths.container,
             "runtime": list(self.command),
             "runtime_root": str(paths.live / "runtime"),
@@ -127,14 +144,15 @@ class OciRuntime:
         self, paths: WorkPaths, plan: bundle.Plan, argv: tuple[str, ...], terminal: Terminal | None
     ) -> AbstractAsyncContextManager[Execution]:
         """By the runtime's `exec`."""
-        return execute.execute(self.command, paths, plan, argv, terminal)
+        group = self.cgroup(paths).path
+        return execute.execute(self.command, paths, group, plan, argv, terminal)
 
     async def remove(self, paths: WorkPaths) -> None:
         """Its shim has removed it; what a killed shim left lies in the job's own folders."""
 
     async def known(self) -> frozenset[str]:
         """Told from the control groups."""
-        return frozenset()
+        return frozenset(scopes.groups(self.settings.instance))
 
     async def forget_images(self, kept: frozenset[str]) -> None:
         """It keeps none."""

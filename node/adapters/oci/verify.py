@@ -32,6 +32,7 @@ class Expected:
     cpu_quota_us: int
     cwd: str
     devices: frozenset[str] = frozenset()
+    volumes: tuple[tuple[str, str], ...] = ()  # (host path, path inside)
 
 
 def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
@@ -46,6 +47,7 @@ def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
             *_privileges(proc),
             *_namespaces(proc, expected),
             *_files(proc, expected),
+            *_volumes(proc, expected),
             *_open_files(proc, expected),
             *_limits(pid, expected, cgroup),
         )
@@ -116,6 +118,19 @@ def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
                 if numbers not in allowed:
                     found.append(f"the device {name} ({numbers}) was not granted")
     found += [f"the device {numbers} is missing" for numbers in sorted(expected.devices - granted)]
+    return tuple(found)
+
+
+def _volumes(proc: Path, expected: Expected) -> tuple[str, ...]:
+    """An engine in a mount namespace of its own binds the empty folder below the job's disk."""
+    found = []
+    for host, inside in expected.volumes:
+        try:
+            same = os.path.samefile(f"{proc}/root{inside}", host)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            found.append(f"{inside} is not the job's disk: does its maker see this node's mounts?")
     return tuple(found)
 
 
