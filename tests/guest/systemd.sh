@@ -2,6 +2,12 @@
 # runs the command. Nothing of this machine's own units is wanted by it.
 units=/run/systemd/system
 mkdir -p "$units"
+# Nor does a system have to be brought up, with its journal, devices and temporary files.
+for group in sysinit sockets timers paths; do
+    for wanted in /lib/systemd/system/$group.target.wants/* /etc/systemd/system/$group.target.wants/*; do
+        ln -sf /dev/null "$units/$(basename "$wanted")"
+    done
+done
 cat >"$units/lane.target" <<'UNIT'
 [Unit]
 Description=What the guest was booted for

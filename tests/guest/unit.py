@@ -42,6 +42,8 @@ WorkingDirectory={ROOT}
 Environment=GRIDSOUK_BASE_IMAGE=/guest/base.tar
 TimeoutStartSec=600
 WatchdogSec=0
+StandardOutput=file:/guest/node.log
+StandardError=inherit
 """
 
 
@@ -174,7 +176,7 @@ def systemctl(*words: str) -> str:
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, check=False)
     if done.returncode:
         print(done.stdout + done.stderr)
-        for command in (["systemctl", "status", "-l", "gridsouk"], ["dmesg"]):
+        for command in (["systemctl", "status", "-l", "gridsouk"], ["cat", "/guest/node.log"]):
             said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
             print("\n".join(said.splitlines()[-40:]))
         raise SystemExit(f"systemctl {' '.join(words)} failed")

@@ -23,6 +23,11 @@ from node.ports import Check, Execution, Terminal
 
 _HIDE_V2 = 'umount /sys/fs/cgroup/unified; exec "$0" "$@"'
 _VERSION_S = 20.0
+_GVISOR = "runsc"
+# What /proc shows of its containers is gVisor's own process: other users, capabilities, no root of
+# the job's. So nothing of what `verify` looks at before a job begins could be seen.
+_UNSEEN = "the programs of gVisor's jobs are no processes of this machine; they cannot be verified"
+_OTHER = 'set [sandbox] runtime = "runc" or "crun"'
 
 
 class Runtime(Protocol):
@@ -73,7 +78,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OciRuntime:
-    """runc, or a program that speaks like it (crun, runsc)."""
+    """runc, or a program that speaks like it, as crun does."""
 
     settings: OciSettings
 
@@ -171,8 +176,10 @@ class OciRuntime:
             return (
                 Check("runtime", False, True, f"{name} does not run: {problem}", _install(name)),
             )
-        first = said.stdout.decode(errors="replace").splitlines()[:1]
-        return (Check("runtime", True, True, first[0] if first else name),)
+        first = (said.stdout.decode(errors="replace").splitlines() or [name])[0]
+        if first.startswith(_GVISOR):
+            return (Check("runtime", False, True, f"{first}: {_UNSEEN}", _OTHER),)
+        return (Check("runtime", True, True, first),)
 
 
 def _install(name: str) -> str:
@@ -180,11 +187,18 @@ def _install(name: str) -> str:
 
 
 def need(settings: OciSettings) -> None:
-    """Raises SandboxError if the runtime's program is not here."""
+    """Raises SandboxError if the runtime's program is not here, or one that cannot be used."""
+    refuse_gvisor(settings.runtime)
     if shutil.which(settings.runtime) is None:
         raise SandboxError(
             f"{settings.runtime} is not installed", hint=_install(settings.runtime)
         )  # fmt: skip
+
+
+def refuse_gvisor(name: str) -> None:
+    """Raises SandboxError for gVisor's runtime."""
+    if Path(name).name.startswith(_GVISOR):
+        raise SandboxError(f"{name}: {_UNSEEN}", hint=_OTHER)
 
 
 def _write_bundle(folder: Path, config: dict[str, Any]) -> None:
