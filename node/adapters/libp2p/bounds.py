@@ -54,6 +54,7 @@ GOODBYE_S: Final = 5.0
 
 # Peers.
 ADDRESSES_PER_PEER_MAX: Final = 4
+ADDRESS_BYTES_MAX: Final = 256  # a name of DNS and a peer id; what the messages hold
 ADDRESSES_MAX: Final = 1024  # peers in the address book
 ADDRESSES_SHARED_MAX: Final = 32
 DIALS_MAX: Final = 8  # at once

@@ -164,6 +164,10 @@ class Network:
             for info in self._peers.infos()
         )
 
+    def address(self, peer: bytes) -> str:
+        """Where another node might reach a connected peer; empty if that is not known."""
+        return self._keeper.reached_at(peer)
+
     def joined(self) -> AsyncIterator[bytes]:
         """The key of each peer as it connects, from now on."""
         return self._peers.joined()

@@ -18,6 +18,7 @@ from market.errors import MarketError, UnreachableError
 from market.limits import REQUEST_TIMEOUT_S
 from node.adapters.libp2p.addressbook import AddressBook
 from node.adapters.libp2p.bounds import (
+    ADDRESS_BYTES_MAX,
     ADDRESSES_SHARED_MAX,
     BACK_OFF_MAX_S,
     BACK_OFF_MIN_S,
@@ -101,6 +102,14 @@ class PeerKeeper:
     def addresses_for(self, peer: bytes) -> tuple[str, ...]:
         """Where we would dial this peer."""
         return tuple(dict.fromkeys((*self._book.addresses(peer), *self._bootstrap.get(peer, ()))))
+
+    def reached_at(self, peer: bytes) -> str:
+        """An address of a connected peer that another node may hope to reach it at; or nothing."""
+        for info in self._peers.infos():
+            if info.peer == peer:
+                known = [info.address] if info.outbound else self._own_claims(peer, info.address)
+                return next((one for one in known if len(one.encode()) <= ADDRESS_BYTES_MAX), "")
+        return ""
 
     async def tell(self, peer: bytes, _: bytes) -> bytes:
         """Answer a peer's question for others: those it may hope to reach."""
