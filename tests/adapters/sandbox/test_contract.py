@@ -8,6 +8,7 @@ import pytest
 
 from market.terms import Artifact
 from node.ports import Blobs, Observed, Sandbox, Workspace
+from tests.adapters import contract_sandbox
 from tests.adapters.contract_sandbox import CONTRACT, LITTER_FILES, Behaviour, Law
 from tests.adapters.sandbox.harness import Driver, ended
 
@@ -62,6 +63,14 @@ PROGRAMS = {
     "nothing": ("/bin/nothing-of-that-name",),
 }
 
+# Where it matters which ids a job has on the machine; what else a Docker does, docker shows.
+WITH_OTHER_IDS = (
+    contract_sandbox.outputs_are_blobs_of_their_content,
+    contract_sandbox.a_checkpoint_is_resumed_elsewhere,
+    contract_sandbox.a_program_is_executed_in_the_job,
+    contract_sandbox.a_scrubbed_job_was_never_there,
+)
+
 
 @dataclass
 class ContainerBench:
@@ -105,4 +114,10 @@ class ContainerBench:
 
 @pytest.mark.parametrize("law", CONTRACT, ids=lambda law: law.__name__)
 async def test_contract(each_driver: Driver, law: Law) -> None:
+    await law(ContainerBench(each_driver))
+
+
+@pytest.mark.parametrize("law", WITH_OTHER_IDS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("each_driver", ["remapped"], indirect=True)
+async def test_a_docker_that_remaps_users(each_driver: Driver, law: Law) -> None:
     await law(ContainerBench(each_driver))
