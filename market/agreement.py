@@ -25,8 +25,8 @@ from market.codec import (
     PeerKey,
     Text256,
 )
-from market.limits import ENVS_MAX
-from market.messages import Beat, Pay, Report, WorkState
+from market.limits import ENVS_MAX, NODES_MAX
+from market.messages import Beat, Member, Pay, Report, WorkState
 from market.terms import Artifact, Manifest, Sealed, Terms
 
 
@@ -55,7 +55,7 @@ class Ending(Enum):
     NONE = "none"
     FINISHED = "finished"  # the job exited by itself
     CANCELLED = "cancelled"  # the requester wants no more of it
-    BROKEN = "broken"  # it could not be staged or started
+    BROKEN = "broken"  # it could not be staged or started, or a unit was lost under it
     LOST = "lost"  # the provider went silent
     UNPAID = "unpaid"  # the requester stopped paying
     EXPIRED = "expired"  # the agreed duration is over
@@ -74,6 +74,9 @@ TRANSITIONS: Final[dict[Phase, frozenset[Phase]]] = {
 }
 ENDS: Final = frozenset({Phase.SETTLED, Phase.SLASHED, Phase.VOID})
 """Phases in which no money and no unit is bound."""
+
+CUT_SHORT: Final = frozenset({Ending.PREEMPTED, Ending.BROKEN})
+"""Endings after which the job goes on elsewhere, from a last checkpoint if there is one."""
 
 NOTHING_YET: Final = Report(
     work=WorkState.WAITING,
@@ -108,6 +111,7 @@ class Agreement:
     grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
     rank: U8 = 0  # which node of a gang of num_nodes it is
     num_nodes: U8 = 1
+    members: Annotated[tuple[Member, ...], Count(0, NODES_MAX)] = ()  # of the gang, by rank
     bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE

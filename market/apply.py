@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from market.agreement import TRANSITIONS, Agreement, Ending, Phase, Role
+from market.agreement import CUT_SHORT, TRANSITIONS, Agreement, Ending, Phase, Role
 from market.codec import clip
 from market.escrow import (
     Answered,
@@ -53,6 +53,7 @@ from market.events import (
     Staging,
     StopAsked,
     Ticked,
+    UnitLost,
 )
 from market.limits import (
     DELIVER_MAX_S,
@@ -95,8 +96,8 @@ def apply(agreement: Agreement, event: Event, now: UnixTime) -> Agreement:
             after = _on_fetched(agreement, event)
         case ExtendWanted() | ExtensionSigned() | ExtensionRefused():
             after = _on_extension(agreement, event)
-        case Preempted(reason):
-            after = _preempted(agreement, reason)
+        case Preempted() | UnitLost():
+            after = _on_cut(agreement, event)
         case NonceDrawn(nonce):
             assert 0 < nonce < 2**48, "a nonce of 48 bits, never zero"
             after = agreement if agreement.nonce else replace(agreement, nonce=nonce)
@@ -185,13 +186,13 @@ def _on_bargain(
     now: UnixTime,
 ) -> Agreement:
     match event:
-        case Accepted(signature, manifest, secrets, rank, nodes):
+        case Accepted(signature, manifest, secrets, rank, nodes, members):
             if a.manifest is not None or a.phase not in (Phase.QUOTED, Phase.RUNNING):
                 return a
             phase = Phase.CONFIRMED if a.phase is Phase.QUOTED else a.phase
             return replace(
                 a, phase=phase, requester_signature=signature, manifest=manifest, secrets=secrets,
-                rank=rank, num_nodes=nodes,
+                rank=rank, num_nodes=nodes, members=members,
             )  # fmt: skip
         case Acknowledged():
             return replace(a, acknowledged=True)
@@ -257,8 +258,8 @@ def _on_work(
         case Looked(report, metered_s):
             if a.report.work in NO_MORE_WORK:
                 return a
-            if a.ending is Ending.PREEMPTED:  # its grace is not paid for
-                return _made_way(a, report, now) if report.work in NO_MORE_WORK else a
+            if a.ending in CUT_SHORT:  # its grace is not paid for
+                return _cut_short(a, report, now) if report.work in NO_MORE_WORK else a
             merged = replace(
                 report,
                 checkpoint=a.report.checkpoint,
@@ -272,8 +273,8 @@ def _on_work(
                            ended_at_ms=a.ended_at_ms or _ms(now))  # fmt: skip
         case Halted():
             report = a.report
-            if a.ending is Ending.PREEMPTED and report.work not in NO_MORE_WORK:
-                return _made_way(a, report, now)
+            if a.ending in CUT_SHORT and report.work not in NO_MORE_WORK:
+                return _cut_short(a, report, now)
             if report.work not in NO_MORE_WORK:
                 report = replace(report, work=WorkState.EXITED, exit_code=143, reason="stopped")
             return replace(a, halted=True, report=report, ended_at_ms=a.ended_at_ms or _ms(now))
@@ -289,18 +290,29 @@ def _on_work(
             assert_never(event)
 
 
-def _preempted(a: Agreement, reason: str) -> Agreement:
-    """Only what was sold as preemptible makes way, and only while it runs."""
-    able = a.role is Role.PROVIDER and a.preemptible and a.phase is Phase.RUNNING
-    if not able or a.ending is not Ending.NONE:
-        return a
-    return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
+def _on_cut(a: Agreement, event: Preempted | UnitLost) -> Agreement:
+    """The work ends though it is not done; what is paid for stands still from here on."""
+    runs = a.phase is Phase.RUNNING and a.ending is Ending.NONE
+    match event:
+        case Preempted(reason):  # only what was sold so makes way
+            if a.role is Role.REQUESTER or not a.preemptible or not runs:
+                return a
+            return replace(a, ending=Ending.PREEMPTED, reason=clip(reason))
+        case UnitLost(reason, metered_s):
+            assert a.role is Role.PROVIDER, "only the provider's side knows its units"
+            if not runs or a.report.work in NO_MORE_WORK:
+                return a
+            return replace(a, ending=Ending.BROKEN, reason=clip(reason),
+                           metered_s=max(a.metered_s, metered_s))  # fmt: skip
+        case _:
+            assert_never(event)
 
 
-def _made_way(a: Agreement, report: Report, now: UnixTime) -> Agreement:
+def _cut_short(a: Agreement, report: Report, now: UnixTime) -> Agreement:
     """Whatever it exited with after SIGTERM, it was not done: it goes on elsewhere."""
+    work = WorkState.PREEMPTED if a.ending is Ending.PREEMPTED else WorkState.BROKEN
     last = replace(
-        a.report, work=WorkState.PREEMPTED, exit_code=0, reason=a.reason,
+        a.report, work=work, exit_code=0, reason=a.reason,
         log_bytes=max(a.report.log_bytes, report.log_bytes),
     )  # fmt: skip
     return replace(a, report=last, halted=True, ended_at_ms=a.ended_at_ms or _ms(now))
@@ -425,7 +437,7 @@ def _provider_time(a: Agreement, now: UnixTime) -> Agreement:
 
 
 def _delivering(a: Agreement) -> bool:
-    if a.ending is Ending.PREEMPTED:
+    if a.ending in CUT_SHORT:
         return not a.has_checkpoint
     return a.ending is Ending.FINISHED and not a.delivered
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from market.agreement import Agreement, Ending, Phase, Role
+from market.agreement import CUT_SHORT, Agreement, Ending, Phase, Role
 from market.escrow import (
     Answer,
     ChainOrder,
@@ -80,7 +80,7 @@ class Halt:
 
 @dataclass(frozen=True, slots=True)
 class Collect:
-    """Provider: put the results into the blob store; if it was preempted, the last checkpoint."""
+    """Provider: put the results into the blob store; if it was cut short, the last checkpoint."""
 
     agreement: bytes
 
@@ -290,9 +290,9 @@ def _work(a: Agreement, now: UnixTime) -> Iterator[Duty]:
 def stated(a: Agreement) -> Report:
     """The report as a heartbeat states it.
 
-    A job counts as exited once its results are kept, as preempted once its last checkpoint is.
+    A job counts as exited once its results are kept, as cut short once its last checkpoint is.
     """
-    if a.report.work in (WorkState.EXITED, WorkState.PREEMPTED) and not a.collected:
+    if a.report.work in NO_MORE_WORK and not a.collected:
         return replace(a.report, work=WorkState.RUNNING)
     return a.report
 
@@ -385,8 +385,8 @@ def _pay(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     given_up = (
         a.ending not in (Ending.NONE, Ending.FINISHED)
         and a.report.work in NO_MORE_WORK
-        # Who made way keeps the last checkpoint until it is fetched: that is what ends it.
-        and (a.ending is not Ending.PREEMPTED or a.has_checkpoint)
+        # The last checkpoint is kept until it is fetched: that is what ends it.
+        and (a.ending not in CUT_SHORT or a.has_checkpoint)
     )
     if (finished or given_up) and not a.last_said:
         yield MakePay(a.id, max(due, a.promised), last=True)

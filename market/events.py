@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from market.agreement import Ending
 from market.escrow import ChainFact
-from market.messages import Beat, Pay, Report
+from market.messages import Beat, Member, Pay, Report
 from market.terms import Artifact, Manifest, Sealed
 
 
@@ -22,6 +22,7 @@ class Accepted:
     secrets: tuple[Sealed, ...]
     rank: int = 0  # of a gang
     num_nodes: int = 1
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,17 @@ class Preempted:
     """Provider: the units of a preemptible agreement are wanted for another."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLost:
+    """Provider: a unit that it runs on is lost, or not well; what it did since does not count.
+
+    `metered_s` are the seconds until the last look that found the unit well.
+    """
+
+    reason: str
+    metered_s: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +230,7 @@ Event = (
     | StopAsked
     | Staging
     | Preempted
+    | UnitLost
     | ExtendWanted
     | ExtensionSigned
     | ExtensionRefused

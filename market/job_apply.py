@@ -38,7 +38,7 @@ from market.limits import (
     JOB_DURATION_MAX_S,
     NODES_MAX,
 )
-from market.messages import WorkState
+from market.messages import SLOWED, WorkState
 from market.progress import sample
 from market.reallocation import MOVES_MAX, Reason
 from market.terms import Artifact
@@ -193,7 +193,7 @@ def _going(job: Job, members: tuple[Agreement, ...], now: UnixTime) -> Job:
         estimated = attempt.run_s if attempt and job.bid.estimate_s else 0
         meter = sample(job.meter, first.id, _ms(now), first.report.progress_ppm, estimated)
         job = job if meter is job.meter else replace(job, meter=meter)
-        return _to(job, JobState.RUNNING, "", now)
+        return _slowed(_to(job, JobState.RUNNING, "", now), members)
     coming = [a.report.reason for a in members if a.report.work is WorkState.STAGING]
     if any(coming):
         # Not a line of the history, which is bounded and would be full of them.
@@ -202,6 +202,13 @@ def _going(job: Job, members: tuple[Agreement, ...], now: UnixTime) -> Job:
     if job.state is JobState.STARTING and all(a.phase is Phase.RUNNING for a in members):
         return _to(job, JobState.STARTING, "funded; the provider prepares it", now)
     return job
+
+
+def _slowed(job: Job, members: tuple[Agreement, ...]) -> Job:
+    """What brakes it, as its providers say; whether that is worth a move is measured, not said."""
+    told = [a.report.reason for a in members if a.report.reason.startswith(SLOWED)]
+    reason = told[0] if told else "" if job.reason.startswith(SLOWED) else job.reason
+    return job if reason == job.reason else replace(job, reason=reason)
 
 
 def _watch_next(job: Job, known: dict[bytes, Agreement], now: UnixTime) -> Job:
@@ -299,7 +306,8 @@ def _recover(job: Job, a: Agreement, reason: str, now: UnixTime) -> Job:
                   retry_at_ms=_ms(now))  # fmt: skip
     worn_out = failures >= min(job.bid.max_attempts, ATTEMPTS_MAX)
     if worn_out or len(job.attempts) >= ATTEMPTS_KEPT_MAX:
-        state = JobState.FAILED_SETUP if a.ending is Ending.BROKEN else JobState.FAILED
+        never_ran = a.ending is Ending.BROKEN and not a.metered_s
+        state = JobState.FAILED_SETUP if never_ran else JobState.FAILED
         return _to(job, state, f"{len(job.attempts)} attempts; the last: {reason}", now)
     if remaining_s(job) == 0:
         return _to(job, JobState.FAILED, "max_duration is used up", now)

@@ -31,6 +31,7 @@ from market.limits import (
     ENVS_MAX,
     FILES_MAX,
     LOG_READ_BYTES_MAX,
+    NODES_MAX,
 )
 from market.terms import (
     Artifact,
@@ -52,12 +53,14 @@ class WorkState(Enum):
     STAGING = "staging"
     RUNNING = "running"
     EXITED = "exited"
-    BROKEN = "broken"  # it could not be staged or started; the report says why
+    BROKEN = "broken"  # not staged, not started, or its unit was lost; the report says why
     PREEMPTED = "preempted"  # its provider took the units back, as agreed; resume elsewhere
 
 
 NO_MORE_WORK: Final = frozenset({WorkState.EXITED, WorkState.BROKEN, WorkState.PREEMPTED})
 """Nothing of the work runs any more, and nothing of it will."""
+SLOWED: Final = "a GPU of it is slowed down"
+"""How the reason of a running job's report begins while the driver throttles its GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +103,19 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One node of a gang, to the others: its agreement, its provider's key, and where the requester
+    reaches it (a multiaddress that ends in the peer id; empty if it does not know)."""
+
+    agreement: Hash
+    peer: PeerKey
+    address: Text256
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
-    """Direct, requester to provider: the countersigned terms and what is to be run."""
+    """Direct, requester to provider: the countersigned terms and what is to be run. `members` are
+    the nodes of a gang by rank, all of them; empty without a gang."""
 
     agreement: Hash
     requester_signature: ChainSignature
@@ -109,6 +123,7 @@ class Accept:
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
     rank: U8 = 0  # of a gang: which node this is
     num_nodes: U8 = 1
+    members: Annotated[tuple[Member, ...], Count(0, NODES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,6 +325,27 @@ class Executing:
     `refused`, `busy`. Each frame that follows begins with a letter. From the requester: `i` input,
     `e` its end, `r` a new window (columns and rows, two bytes each); from the provider: `o` output,
     `s` error output, and last `x` with the exit code in four bytes."""
+
+    code: Text64
+    message: Text256
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """First frame on a `gang` channel, from the provider of one node of a gang to that of another,
+    which knows it from `Accept.members`: packets for the job of this agreement follow. Rank r has
+    the address 10.77.0.(r+1). A packet goes in if it is IPv4 without options, no fragment, TCP, UDP
+    or ICMP "destination unreachable", from the sender's address to the receiver's. Not enveloped.
+    """
+
+    agreement: Hash  # the receiver's
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Answer on a `gang` channel: an empty code, and frames follow from the one who asked, each of
+    whole packets one after the other; nothing is sent back. Or why not: `not-running`, `refused`.
+    """
 
     code: Text64
     message: Text256

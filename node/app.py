@@ -50,6 +50,8 @@ from node.tunnels.egress import Egress
 from node.tunnels.enter import Entrance
 from node.tunnels.execute import PROTOCOL as EXEC
 from node.tunnels.execute import ExecutionServer
+from node.tunnels.gang import PROTOCOL as GANG
+from node.tunnels.gang import Gangs
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -91,7 +93,9 @@ async def run_node(
         config, ports, keeper, images, certifier, lambda: atlas.here,
         lambda: standing.reliability_ppm(config.wallet),
     )  # fmt: skip
-    provider = Provider(config, ports, keeper, mail, Stager(ports, keeper, artifacts, images), shop)
+    machine = Machine(ports.devices, ports.clock, keeper.taken_units)
+    stager = Stager(ports, keeper, artifacts, images)
+    provider = Provider(config, ports, keeper, mail, stager, shop, machine)
     bulletin = Bulletin(
         config.rules, mail, ports.gossip, ports.link, ports.clock, atlas, shop.offers,
         standing.reliability_ppm,
@@ -110,6 +114,8 @@ async def run_node(
     ports.link.accept(BANDWIDTH, bandwidth.serve)
     ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
     ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    gangs = Gangs(keeper, ports.link, ports.sandbox)
+    ports.link.accept(GANG, gangs.serve)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -125,9 +131,10 @@ async def run_node(
         nursery.start_soon(bulletin.listen)
         nursery.start_soon(bulletin.speak)
         nursery.start_soon(bulletin.greet)
-        nursery.start_soon(_mind_machine, ports, keeper, shop, bulletin)
+        nursery.start_soon(_mind_machine, machine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
+        nursery.start_soon(gangs.run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_measure, atlas, keeper)
@@ -155,9 +162,8 @@ async def _trade(
         await trio.sleep(TRADE_PAUSE_S)
 
 
-async def _mind_machine(ports: Ports, keeper: Keeper, shop: Shop, bulletin: Bulletin) -> None:
+async def _mind_machine(machine: Machine, shop: Shop, bulletin: Bulletin) -> None:
     """A machine that lets strangers' code out must not advertise, nor units that are not well."""
-    machine = Machine(ports.devices, ports.clock, keeper.taken_units)
     shop.unusable = lambda: machine.unusable
     await shop.examine()
     bulletin.stir()

@@ -22,16 +22,7 @@ from market.codec import decode, encode
 from market.duties import Duty, MakeBeat, Submit, duties, pace_s
 from market.errors import LimitError, MarketError
 from market.escrow import ChainFact
-from market.events import (
-    BeatHeard,
-    BeatMade,
-    BeatTaken,
-    Event,
-    LogPulled,
-    Looked,
-    Staging,
-    Ticked,
-)
+from market.events import Event, Ticked
 from market.job import Chosen, Job, JobDuty, JobEvent, JobTicked, Moved
 from market.job_apply import apply as apply_job
 from market.limits import (
@@ -43,10 +34,10 @@ from market.limits import (
 from market.units import UnixTime
 from node.forgetting import forgettable
 from node.ports import ChainBatch, Clock, Journal, LogLine, Write
+from node.story import line_of
 
 log = structlog.get_logger("keeper")
 INBOX_MAX: Final = 4096  # events waiting for a beat; the sender waits, a peer is refused
-_QUIET = (Ticked, Looked, Staging, BeatMade, BeatTaken, BeatHeard, LogPulled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,11 +305,8 @@ class Keeper:
         if after is agreement:
             return
         self.agreements[key] = after
-        if after.phase is not agreement.phase or not isinstance(event, _QUIET):
-            text = f"{type(event).__name__} -> {after.phase.value}"
-            if after.ending is not agreement.ending:
-                text += f" ({after.ending.value}: {after.reason})"
-            lines.append(LogLine(now, key, type(event).__name__, text))
+        line = line_of(agreement, event, after, now)
+        lines += [line] if line is not None else []
         if after.phase is not agreement.phase:
             log.info(
                 f"agreement {after.phase.value}", agreement=key.hex()[:12], role=after.role.value,

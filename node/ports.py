@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from market.chainlog import EscrowEvent
 from market.errands import Errand
@@ -122,6 +122,12 @@ class Link(Protocol):
 
     def peers(self) -> tuple[PeerInfo, ...]:
         """Who is connected now, by key."""
+
+    def address(self, peer: bytes) -> str:
+        """Where another node might reach a peer that is connected here; empty if that is not known.
+
+        At most 256 bytes, and the address ends in the peer's id.
+        """
 
     def joined(self) -> AsyncIterator[bytes]:
         """The key of each peer as it connects, from now on."""
@@ -331,6 +337,22 @@ class Pipe(Protocol):
         """No more will be sent; the other end reads an end, and may go on talking."""
 
 
+class Interface(Protocol):
+    """A job's network interface among the nodes of its gang: whole IP packets, unchecked.
+
+    It is let go by leaving the `async with` it came from; the job keeps it.
+    """
+
+    async def receive(self) -> bytes:
+        """The next packet that the job sends. Raises SandboxError once the job is gone."""
+
+    def receive_nowait(self) -> bytes | None:
+        """One that is there already, or None. Raises SandboxError."""
+
+    def send(self, packet: bytes) -> None:
+        """Hand the job a packet; its kernel may drop it. Raises SandboxError."""
+
+
 class Listener(Protocol):
     """Connections that a job makes to one of its own ports, which we hold."""
 
@@ -368,6 +390,10 @@ class Execution(Protocol):
         """Its exit code, once it has ended; 128 + n if signal n ended it."""
 
 
+GANG_NETWORK: Final = "gang network"
+"""The name of the check that a node must pass to be one of several nodes of a job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing a machine must have or be, in a doctor's words.
@@ -388,13 +414,15 @@ class Workspace:
     """What to run and where: the job's own name in the sandbox, its manifest and its units.
 
     `secrets` are opened variables, kept in memory only. Artifacts named by the manifest must be in
-    the blob store before `prepare`.
+    the blob store before `prepare`. `address` is the job's own among the nodes of its gang (see
+    market/overlay); without one it has no network but its loopback.
     """
 
     work_id: str
     manifest: Manifest
     units: tuple[int, ...]
     secrets: tuple[tuple[str, str], ...] = ()
+    address: str = ""
 
 
 class Sandbox(Protocol):
@@ -440,6 +468,12 @@ class Sandbox(Protocol):
         """Take connections that the job makes to 127.0.0.1:`port`, inside it.
 
         Entering raises SandboxError if the job does not run or the port is taken.
+        """
+
+    def interface(self, work_id: str) -> AbstractAsyncContextManager[Interface]:
+        """The network interface of a job that was prepared with an address. One holder at a time.
+
+        Entering raises SandboxError if the job does not run or has none.
         """
 
     def execute(

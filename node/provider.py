@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import structlog
 
-from market.agreement import Agreement, Ending, Phase, Role
+from market.agreement import CUT_SHORT, Agreement, Ending, Phase, Role
 from market.cost import needed_units
 from market.duties import (
     Collect,
@@ -43,8 +43,9 @@ from market.events import (
     Looked,
     Released,
     Scrubbed,
+    UnitLost,
 )
-from market.messages import Beat, Done, Quote, Report, WorkState
+from market.messages import SLOWED, Beat, Done, Quote, Report, WorkState
 from market.signing import agreement_id, digest, extension_digest, heartbeat_digest
 from market.slots import choose_units
 from market.terms import (
@@ -62,6 +63,7 @@ from market.units import UnixTime
 from market.voucher import deposit_for
 from node.config import Config
 from node.keeper import Keeper
+from node.machine import Machine
 from node.mail import Mail
 from node.ports import Observed, Ports, RunState
 from node.queue import Decision
@@ -79,15 +81,16 @@ class Provider:
 
     def __init__(
         self, config: Config, ports: Ports, keeper: Keeper, mail: Mail, stager: Stager,
-        shop: Shop,
+        shop: Shop, machine: Machine,
     ) -> None:  # fmt: skip
-        """`shop` says what is for sale; the queue says to whom."""
+        """`shop` says what is for sale, the queue to whom, `machine` how the units are."""
         self._config = config
         self._ports = ports
         self._keeper = keeper
         self._mail = mail
         self._stager = stager
         self._shop = shop
+        self._machine = machine
         self._quoted: dict[bytes, tuple[Offer, bool]] = {}  # agreement: offer, image cached
         self._paying: dict[tuple[bytes, bytes], tuple[float, int]] = {}
 
@@ -200,14 +203,7 @@ class Provider:
             case TakeCheckpoint():
                 return (CheckpointTaken(await self._ports.sandbox.checkpoint(a.id.hex())),)
             case Halt():
-                grace_s = float(a.manifest.grace_s) if a.manifest else 0.0
-                if a.ending is Ending.PREEMPTED:
-                    grace_s = float(a.grace_s)
-                await self._ports.sandbox.stop(a.id.hex(), grace_s)
-                seen = await self._ports.sandbox.observe(a.id.hex())
-                if seen.state is RunState.EXITED:
-                    return (looked(seen), Halted())
-                return (Halted(),)
+                return await self._halt(a)
             case Collect():
                 return await self._collect(a)
             case Scrub():
@@ -244,9 +240,51 @@ class Provider:
         if seen.state is RunState.ABSENT or seen.lost:
             # Not the job's own end: it goes on elsewhere, from its checkpoint.
             return (Broke("its machine went down while it ran"),)
+        if (lost := self._lost(a, seen)) is not None:
+            return lost
         if start and seen.state is RunState.RUNNING and seen.metered_s < 1.0:
             await self._shop.started(self._ports.clock.now() - begun)
-        return (looked(seen),)
+        return (looked(seen, self._machine.slowed(a.terms.units)),)
+
+    def _lost(self, a: Agreement, seen: Observed) -> Iterable[Event] | None:
+        """What is so if its units went away under the job, or if that is in doubt.
+
+        A job that failed by itself is asked about too: a program whose GPU is gone ends with an
+        error of its own before anybody looks. While in doubt, nothing is metered.
+        """
+        exited = seen.state is RunState.EXITED
+        if exited and (seen.exit_code == 0 or seen.out_of_memory or seen.timed_out):
+            return None
+        if exited:
+            self._machine.look_now()
+        loss = self._machine.loss(a.terms.units)
+        if loss is None:
+            return None
+        since_s = 0.0 if exited else max(0.0, self._ports.clock.now() - loss.well_at)
+        metered_s = max(0.0, seen.metered_s - since_s)
+        if not (exited or loss.sure):
+            return (looked(replace(seen, metered_s=metered_s)),)
+        log.warning("a unit was lost under a job", agreement=a.id.hex()[:12], reason=loss.reason)
+        return (UnitLost(loss.reason, int(metered_s)),)
+
+    async def _halt(self, a: Agreement) -> Iterable[Event]:
+        grace_s = float(a.manifest.grace_s) if a.manifest else 0.0
+        if a.ending is Ending.PREEMPTED:
+            grace_s = float(a.grace_s)
+        try:
+            await self._ports.sandbox.stop(a.id.hex(), grace_s)
+        except SandboxError as problem:
+            if a.ending is not Ending.BROKEN:
+                raise
+            # Stuck in the driver of a GPU that is gone, it ends with the machine; what it holds is
+            # not for sale until then, and its requester need not wait for that.
+            log.error("what a unit was lost under does not end", agreement=a.id.hex()[:12],
+                      problem=str(problem))  # fmt: skip
+            return (Halted(),)
+        seen = await self._ports.sandbox.observe(a.id.hex())
+        if seen.state is RunState.EXITED:
+            return (looked(seen), Halted())
+        return (Halted(),)
 
     async def _send_quote(self, a: Agreement) -> Iterable[Event]:
         sold = self._shop.ware_of(a)
@@ -271,7 +309,7 @@ class Provider:
     async def _collect(self, a: Agreement) -> Iterable[Event]:
         if a.manifest is None or not a.staged:
             return (Collected(()),)
-        if a.ending is Ending.PREEMPTED:
+        if a.ending in CUT_SHORT:
             return await self._last_checkpoint(a)
         try:
             return (Collected(await self._ports.sandbox.collect(a.id.hex())),)
@@ -318,10 +356,10 @@ class Provider:
         return await self._ports.sandbox.read_log(a.id.hex(), offset, limit)
 
 
-def looked(seen: Observed) -> Looked:
-    """An observation as the agreement's report."""
+def looked(seen: Observed, slowed: str = "") -> Looked:
+    """An observation as the agreement's report; `slowed` is what brakes its units, in words."""
     exited = seen.state is RunState.EXITED
-    reason = ""
+    reason = f"{SLOWED}: {slowed}" if slowed and not exited else ""
     if seen.timed_out:
         reason = "it ran longer than max_duration"
     elif seen.out_of_memory:

@@ -23,7 +23,7 @@ from node.certify import Certifier
 from node.config import Config, Selling
 from node.images import Images
 from node.keeper import Keeper, Noted
-from node.ports import Check, Ports, Unit
+from node.ports import GANG_NETWORK, Check, Ports, Unit
 
 log = structlog.get_logger("shop")
 LINE_KBPS = 100_000  # stated while the line is not measured
@@ -151,6 +151,11 @@ class Shop:
     def unfit(self) -> tuple[Check, ...]:
         """The checks that keep this node from selling."""
         return tuple(one for one in self.checks or () if one.critical and not one.ok)
+
+    @property
+    def joins_gangs(self) -> bool:
+        """Whether this machine can connect a job to those on other machines."""
+        return all(one.ok for one in self.checks or () if one.name == GANG_NETWORK)
 
     @property
     def sells(self) -> bool:

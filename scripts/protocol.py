@@ -28,6 +28,7 @@ from node.config import Config
 from node.mail import DIRECT_LIFETIME_S
 from node.tunnels.accept import PROTOCOL as TUNNEL
 from node.tunnels.execute import PROTOCOL as EXEC
+from node.tunnels.gang import PROTOCOL as GANG
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -100,6 +101,8 @@ def _lines() -> Iterator[str]:
         messages.Flowing,
         messages.Execute,
         messages.Executing,
+        messages.Join,
+        messages.Joined,
     ):
         yield from _section(frame.__name__, frame)
     yield "## Values inside messages"
@@ -175,6 +178,7 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
   {limits.FLOWS_PER_HOUR} times an hour for all who ask.
 - **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
   until the one with the exit code. A channel that ends without it is a program that was killed.
+- **`{GANG}`**: see `Join`; frames have at most {limits.GANG_FRAME_BYTES_MAX} bytes.
 """
 
 

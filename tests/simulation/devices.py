@@ -32,9 +32,14 @@ class SimEntropy:
 
 
 class SimDevices:
-    """So many declared units, or so many of each kind: (name, MiB, count)."""
+    """So many declared units, or so many of each kind: (name, MiB, count).
+
+    `ill` and `slow` say what is wrong with which unit, in words, for as long as they do.
+    """
 
     def __init__(self, count: int, kinds: tuple[tuple[str, int, int], ...] = ()) -> None:
+        self.ill: dict[int, str] = {}
+        self.slow: dict[int, str] = {}
         equal = [(name, mib) for name, mib, many in kinds for _ in range(many)]
         self._units = tuple(
             Unit(index, name, "", mib, True)
@@ -46,5 +51,9 @@ class SimDevices:
         return self._units
 
     def health(self) -> tuple[UnitHealth, ...]:
-        """Well."""
-        return tuple(UnitHealth(u.index, True, "", None, None, None, None) for u in self._units)
+        """As the test has it: well, unless it says otherwise."""
+        return tuple(
+            UnitHealth(u.index, u.index not in self.ill, self.ill.get(u.index, ""), None, None,
+                       None, None, throttled=self.slow.get(u.index, ""))
+            for u in self._units
+        )  # fmt: skip

@@ -239,6 +239,10 @@ class SimLink:
     def _rtt_us(self, peer: bytes) -> int:
         return int(self.wire.one_way_s(self.peer, peer) * 2e6)
 
+    def address(self, peer: bytes) -> str:
+        """Its key in hex, if it is there."""
+        return peer.hex() if peer in self.wire.nodes else ""
+
     async def joined(self) -> AsyncIterator[bytes]:
         """Each peer that comes up."""
         while True:

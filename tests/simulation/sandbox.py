@@ -1,14 +1,19 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress]`. Its
-checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result says
-for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it is.
-What serves a port gives back what it is sent.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]
+[greet]`. Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one
+result says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how
+far it is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job
+fails, any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a
+one. What has `greet` says hello to rank 1 of its gang, by UDP on port 9000, and then what it is
+answered.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +21,14 @@ from dataclasses import dataclass, field
 import trio
 
 from market.errors import SandboxError
+from market.overlay import address
 from market.terms import Artifact
 from market.units import UnixTime
 from node.ports import (
     Blobs,
     Check,
     Execution,
+    Interface,
     Observed,
     Pipe,
     RunState,
@@ -29,6 +36,7 @@ from node.ports import (
     Terminal,
     Workspace,
 )
+from tests.packets import udp
 
 
 @dataclass
@@ -41,9 +49,13 @@ class SimWork:
     stopped_at: float | None = None
     paused_at: float | None = None
     paused_s: float = 0.0
+    lost_at: float | None = None  # its unit was, and nothing is done since
     rate: float = 1.0  # seconds of work done in a second
     extended_s: float = 0.0
     collected: list[str] = field(default_factory=list)
+    heard: list[bytes] = field(default_factory=list)  # packets of its gang
+    sending: list[bytes] = field(default_factory=list)  # packets it sends next
+    held: bool = False  # its interface
 
     @property
     def wanted_s(self) -> float:
@@ -75,7 +87,7 @@ class SimWork:
 
     def done_s(self, now: float) -> float:
         """Seconds of the whole work that are done."""
-        return self.done_before_s + self.ran_s(now) * self.rate
+        return self.done_before_s + self.ran_s(min(now, self.lost_at or now)) * self.rate
 
     def observed(self, now: float) -> Observed:
         """As the clock says."""
@@ -85,6 +97,8 @@ class SimWork:
         if self.done_s(now) >= self.wanted_s - 1e-6:
             code = int(self.option("exit") or 0)
             return Observed(RunState.EXITED, ran_s, code, log_bytes=size)
+        if self.lost_at is not None and "brittle" in self.workspace.manifest.command.split():
+            return Observed(RunState.EXITED, self.ran_s(self.lost_at), 1, log_bytes=size)
         if self.stopped_at is not None:
             return Observed(RunState.EXITED, ran_s, 143, signal=15, log_bytes=size)
         if ran_s >= self.limit_s:
@@ -109,6 +123,7 @@ class SimWork:
         """What it has said: its word, then eight bytes for each second."""
         word = self.option("say")
         said = f"{word}\n".encode() if word and self.started_at is not None else b""
+        said += b"".join(packet[28:] + b"\n" for packet in self.heard)
         return said + b"".join(b"sec%04d\n" % second for second in range(int(self.ran_s(now))))
 
 
@@ -128,6 +143,12 @@ class SimSandbox:
         """Everything that ran is gone."""
         for work_id in list(self.work):
             self._drop(work_id)
+
+    def lose(self, unit: int) -> None:
+        """What runs on this unit gets nothing done any more."""
+        for work in self.work.values():
+            if unit in work.workspace.units and work.lost_at is None:
+                work.lost_at = self._now()
 
     async def prepare(self, workspace: Workspace) -> None:
         """Everything the manifest names must be here."""
@@ -184,6 +205,11 @@ class SimSandbox:
             raise SandboxError("it is not here")
         if work.bare:
             return ()
+        if "claim" in work.workspace.manifest.command.split():
+            raise SandboxError("the outputs claim more bytes than may be fetched")
+        if many := int(work.option("litter") or 0):
+            data = _litter(many)
+            return (Artifact("/out/", await self._blobs.put(data), len(data)),)
         data = f"worked {work.done_s(self._now()):.0f} s".encode()
         await self._blobs.put(data)
         return (Artifact("/out/result", hashlib.sha256(data).digest(), len(data)),)
@@ -219,6 +245,20 @@ class SimSandbox:
         if work.option("serve") != str(port):
             raise SandboxError(f"nothing listens on port {port} in the job")
         yield SimPipe()
+
+    @asynccontextmanager
+    async def interface(self, work_id: str) -> AsyncIterator[Interface]:
+        """Whatever the test has it send."""
+        work = self._running(work_id)
+        if not work.workspace.address or work.held:
+            raise SandboxError("the job has no network interface")
+        if "greet" in work.workspace.manifest.command.split():
+            work.sending.append(udp(work.workspace.address, address(1), b"hello"))
+        work.held = True
+        try:
+            yield SimInterface(work, self._now)
+        finally:
+            work.held = False
 
     @asynccontextmanager
     async def execute(
@@ -258,6 +298,15 @@ class SimSandbox:
         return work
 
 
+def _litter(count: int) -> bytes:
+    """So many files in a tar."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for number in range(count):
+            tar.addfile(tarfile.TarInfo(str(1000 + number)))
+    return target.getvalue()
+
+
 class SimPipe:
     """Implements the port `Pipe`: what goes in comes out."""
 
@@ -282,6 +331,30 @@ class SimPipe:
     async def close_write(self) -> None:
         """The end."""
         await self._ends[0].aclose()
+
+
+class SimInterface:
+    """Implements the port `Interface`: packets are what the work is told to send."""
+
+    def __init__(self, work: SimWork, now: Callable[[], UnixTime]) -> None:
+        self._work = work
+        self._now = now
+
+    async def receive(self) -> bytes:
+        """The next, once there is one."""
+        while (packet := self.receive_nowait()) is None:
+            await trio.sleep(0.5)
+        return packet
+
+    def receive_nowait(self) -> bytes | None:
+        """The next, if there is one."""
+        if self._work.observed(self._now()).state is not RunState.RUNNING:
+            raise SandboxError("the job is gone")
+        return self._work.sending.pop(0) if self._work.sending else None
+
+    def send(self, packet: bytes) -> None:
+        """Heard."""
+        self._work.heard.append(packet)
 
 
 class SimExecution:

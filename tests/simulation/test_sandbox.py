@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from market.terms import Artifact, Manifest, Workload
 from node.ports import Blobs, Observed, RunState, Sandbox, Workspace
-from tests.adapters.contract_sandbox import CONTRACT, Behaviour, Law
+from tests.adapters.contract_sandbox import CONTRACT, LITTER_FILES, Behaviour, Law
 from tests.simulation.devices import SimClock
 from tests.simulation.memory import MemoryBlobs
 from tests.simulation.sandbox import SimSandbox
@@ -22,7 +22,10 @@ COMMANDS = {
     Behaviour.RUN_ON: "work 1000 say hello",
     Behaviour.OVERRUN: "work 1000",
     Behaviour.IDLE: "work 1 bare",
+    Behaviour.LITTER: f"work 1 litter {LITTER_FILES}",
+    Behaviour.CLAIM: "work 1 claim",
     Behaviour.SERVE: "work 1000 say hello serve 8000",
+    Behaviour.GREET: "work 1000 greet",
 }
 
 

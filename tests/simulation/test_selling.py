@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from node.config import UnitPrice
 from node.ports import Check
+from tests.simulation.devices import SimDevices
 from tests.simulation.shopper import Shopper, open_shoppers, renewed
 from tests.simulation.world import MILLION, Machine, World, open_world
 
@@ -254,7 +255,7 @@ async def test_each_kind_of_units_has_its_price(autojump_clock: MockClock) -> No
         machine = world.add("shop", units=2, price=MILLION)
         assert machine.selling is not None
         machine.selling = replace(machine.selling, prices=prices)
-        machine.kinds = (("CPU", 2048, 1), ("H100", 81_920, 1))
+        machine.devices = SimDevices(0, (("CPU", 2048, 1), ("H100", 81_920, 1)))
         await machine.start()
         await trio.sleep(1)
         assert machine.control is not None

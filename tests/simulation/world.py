@@ -46,7 +46,6 @@ class Machine:
     world: World
     selling: Selling | None
     units: int
-    kinds: tuple[tuple[str, int, int], ...] = ()  # name, MiB, count; empty: CPU units
     signer: SimSigner = field(init=False)
     wallet: bytes = field(init=False)
     control: Control | None = None
@@ -61,6 +60,7 @@ class Machine:
         self.logs = MemoryLogs()
         self.bench = SimBench()
         self.sandbox = SimSandbox(self.world.clock.now, self.blobs)
+        self.devices = SimDevices(self.units)
 
     async def start(self) -> None:
         """Start the node's process."""
@@ -78,7 +78,7 @@ class Machine:
             link=link,
             chain=SimChain(self.world.blocks, self.signer.operator, rng, self.world.chain_loss),
             sandbox=self.sandbox,
-            devices=SimDevices(self.units, kinds=self.kinds),
+            devices=self.devices,
             blobs=self.blobs,
             registry=self.world.registry,
             outside=SimOutside(),
@@ -111,6 +111,11 @@ class Machine:
         """The whole machine: its jobs die too."""
         await self.crash()
         self.sandbox.power_cut()
+
+    def lose(self, unit: int) -> None:
+        """A unit falls off the bus, under whatever runs on it."""
+        self.devices.ill[unit] = "it has fallen off the bus"
+        self.sandbox.lose(unit)
 
     def journal_agreements(self) -> list[Agreement]:
         """Every agreement in its journal, whether or not its node runs."""

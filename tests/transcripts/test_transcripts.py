@@ -58,6 +58,7 @@ from market.events import (
     Scrubbed,
     Staged,
     Ticked,
+    UnitLost,
 )
 from market.job import (
     Attempt,
@@ -94,7 +95,10 @@ from tests.samples import (
 
 FILE = Path(__file__).with_name("one_job.txt")
 PREEMPTED = Path(__file__).with_name("preempted.txt")  # the same job makes way after some seconds
-PREEMPTED_S = 8
+LOST_UNIT = Path(__file__).with_name("lost_unit.txt")  # likewise, its GPU falls off the bus
+CUT_S = 8
+MAKES_WAY = Preempted("wanted for a demand that pays more")
+LOSES_ITS_GPU = UnitLost("its GPU was lost: it has fallen off the bus", 5)
 WORK_S = 12  # the job runs so long, and prints a line of 8 bytes each second
 WALK_S = 60
 
@@ -102,9 +106,9 @@ WALK_S = 60
 class Walk:
     """Both sides and the job; what one side sends is at once an event of the other."""
 
-    def __init__(self, preempted_s: int = 0) -> None:
+    def __init__(self, cut: Preempted | UnitLost | None = None) -> None:
         self.now = START_S
-        self.preempted_s = preempted_s  # 0: never; the job's second life is not part of the walk
+        self.cut = cut  # None: never; the job's second life is not part of the walk
         self.job: Job = job()
         self.sides: dict[Role, Agreement] = {}
         self.begun_s = 0
@@ -142,8 +146,8 @@ class Walk:
     def second(self) -> None:
         """Everything owed in this second, until nothing new is."""
         self.done.clear()
-        if self.preempted_s and self.now == START_S + self.preempted_s:
-            self.tell(Role.PROVIDER, Preempted("wanted for a demand that pays more"))
+        if self.cut is not None and self.now == START_S + CUT_S:
+            self.tell(Role.PROVIDER, self.cut)
         while self.one_duty():
             pass
         self.now += 1
@@ -176,10 +180,10 @@ class Walk:
             case MakeDemand(round=round_):
                 self.tell_job(Demanded(demand(round_)))
             case Publish():
-                sold = {"preemptible": bool(self.preempted_s), "grace_s": 10}
+                sold = {"preemptible": isinstance(self.cut, Preempted), "grace_s": 10}
                 self.sides.setdefault(Role.PROVIDER, provider(**sold))
             case Choose():
-                sold = {"preemptible": bool(self.preempted_s), "grace_s": 10}
+                sold = {"preemptible": isinstance(self.cut, Preempted), "grace_s": 10}
                 self.sides[Role.REQUESTER] = requester(**sold)
                 self.tell_job(Chosen(DEMAND_ID, Attempt((AGREEMENT_ID,))))
             case Withdraw(demand_id=demand_id):
@@ -235,7 +239,7 @@ class Walk:
                 event = CheckpointTaken(artifact("/ckpt"))
             case Halt():
                 event = Halted()
-            case Collect() if self.preempted_s:
+            case Collect() if self.cut is not None:
                 self.tell(Role.PROVIDER, CheckpointTaken(artifact("/ckpt", content=8)))
                 event = Collected(())
             case Collect():
@@ -285,8 +289,8 @@ def _pay(made: Pay) -> str:
     return f"{made.voucher.amount}{' last' if made.voucher.last else ''}"
 
 
-def transcript(preempted_s: int = 0) -> str:
-    walk = Walk(preempted_s)
+def transcript(cut: Preempted | UnitLost | None = None) -> str:
+    walk = Walk(cut)
     while walk.now < START_S + WALK_S:
         walk.second()
     return "\n".join(walk.lines) + "\n"
@@ -309,7 +313,7 @@ def test_the_walk_comes_to_its_end() -> None:
 
 
 def test_a_job_makes_way_as_it_is_written() -> None:
-    text = transcript(PREEMPTED_S)
+    text = transcript(MAKES_WAY)
     assert text.splitlines() == PREEMPTED.read_text().splitlines()
     order = (
         "<< provider  Halt", "<< provider  Collect", "requester ending: preempted",
@@ -320,6 +324,21 @@ def test_a_job_makes_way_as_it_is_written() -> None:
     assert sorted(order, key=text.index) == list(order)
 
 
+def test_a_job_whose_gpu_is_lost_as_it_is_written() -> None:
+    text = transcript(LOSES_ITS_GPU)
+    assert text.splitlines() == LOST_UNIT.read_text().splitlines()
+    order = (
+        "provider  ending: broken", "<< provider  Halt", "<< provider  Collect",
+        "requester ending: broken", "<< requester PullCheckpoint", "MakePay amount=5 last=True",
+        "job       RECOVERING its GPU was lost: it has fallen off the bus",
+        "<< provider  Submit Settle", "provider  settled", "<< provider  Scrub",
+    )  # fmt: skip
+    assert [text.count(line) for line in order] == [1] * len(order)
+    assert sorted(order, key=text.index) == list(order)
+    assert "Challenge" not in text, "an honest loss is nobody's silence"
+
+
 if __name__ == "__main__":
     FILE.write_text(transcript())
-    PREEMPTED.write_text(transcript(PREEMPTED_S))
+    PREEMPTED.write_text(transcript(MAKES_WAY))
+    LOST_UNIT.write_text(transcript(LOSES_ITS_GPU))

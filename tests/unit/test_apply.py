@@ -28,6 +28,7 @@ from market.events import (
     Staged,
     StopAsked,
     Ticked,
+    UnitLost,
 )
 from market.limits import DELIVER_MAX_S, FINAL_GRACE_S, LOST_CONTACTS, LOST_INTERVALS, OPEN_MARGIN_S
 from market.messages import WorkState
@@ -251,6 +252,23 @@ def test_what_cannot_start_is_broken_and_says_why() -> None:
     after = told(running_provider(), Broke("é" * 300))
     assert (after.ending, after.halted, after.reason) == (Ending.BROKEN, True, "é" * 128)
     assert after.report.reason == "é" * 128
+
+
+def test_seconds_stand_still_once_a_unit_is_lost() -> None:
+    cut = told(running_provider(), Looked(report(), 5), UnitLost("its GPU was lost", 7))
+    assert (cut.ending, cut.metered_s, cut.halted) == (Ending.BROKEN, 7, False)
+    assert told(cut, Looked(report(), 12), UnitLost("again", 99)) is cut
+    after = told(cut, Looked(report(WorkState.EXITED, exit_code=1), 12), Halted())
+    assert (after.metered_s, after.halted, after.collected) == (7, True, False)
+    assert (after.report.work, after.report.exit_code) == (WorkState.BROKEN, 0)
+    assert after.report.reason == "its GPU was lost"
+
+
+def test_a_loss_after_the_end_changes_nothing() -> None:
+    done = told(running_provider(), Looked(report(WorkState.EXITED), 9))
+    assert told(done, UnitLost("its GPU was lost", 9)) is done
+    with pytest.raises(AssertionError, match="only the provider's side"):
+        told(running_requester(), UnitLost("its GPU was lost", 9))
 
 
 def test_an_exit_is_seen_once() -> None:

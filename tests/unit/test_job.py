@@ -167,12 +167,18 @@ def test_a_provider_cannot_use_up_time_that_has_not_passed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ending", "state"), [(Ending.BROKEN, JobState.FAILED_SETUP), (Ending.LOST, JobState.FAILED)]
+    ("ending", "ran_s", "state"),
+    [
+        (Ending.BROKEN, 0, JobState.FAILED_SETUP),
+        (Ending.BROKEN, 9, JobState.FAILED),
+        (Ending.LOST, 9, JobState.FAILED),
+    ],
 )
-def test_attempts_have_an_end(ending: Ending, state: JobState) -> None:
+def test_attempts_have_an_end(ending: Ending, ran_s: int, state: JobState) -> None:
     attempts = (attempt(bytes(32)), attempt(bytes(32)), attempt())
     tried = replace(running(), attempts=attempts, failures=2)
-    value = told(tried, Moved((over(ending, reason="é" * 128),)))
+    ended = replace(over(ending, reason="é" * 128), metered_s=ran_s)
+    value = told(tried, Moved((ended,)))
     assert value.state is state
     assert value.reason.startswith("3 attempts; the last: é")
     assert decode(Job, encode(value)) == value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from market.units import UnixTime
-from node.machine import SLACK_MIB, Machine
+from node.machine import SLACK_MIB, Loss, Machine
 from node.ports import Unit, UnitHealth
 
 WELL = UnitHealth(0, True, "", 0, 400, 40, 60, 0, "")
@@ -17,6 +17,7 @@ class Stand:
 
     rented: int = 0
     at: float = 100.0
+    now_seen: UnitHealth = WELL
 
     def now(self) -> UnixTime:
         """As the test says."""
@@ -27,8 +28,8 @@ class Stand:
         return (Unit(0, "RTX4090", "GPU-a", 24_564, False),)
 
     def health(self) -> tuple[UnitHealth, ...]:
-        """Not asked here."""
-        return (WELL,)
+        """What a look that the machine takes by itself finds."""
+        return (self.now_seen,)
 
     def machine(self) -> Machine:
         """The room under test."""
@@ -86,3 +87,37 @@ def test_throttling_is_told_and_does_not_keep_from_sale() -> None:
 def test_a_unit_without_sensors_is_for_sale() -> None:
     machine = Stand().machine()
     assert seen(machine, processes=None, memory_used_mib=None) == 0
+
+
+def test_a_unit_is_lost_to_its_renter_after_two_looks() -> None:
+    stand = Stand(rented=1)
+    machine = stand.machine()
+    assert seen(machine) == 0
+    stand.at = 105.0
+    seen(machine, healthy=False, reason="it has fallen off the bus")
+    reason = "its GPU was lost: it has fallen off the bus"
+    assert machine.loss(1) == Loss(reason, UnixTime(100.0), sure=False)
+    stand.at = 110.0
+    seen(machine, healthy=False, reason="it has fallen off the bus")
+    assert machine.loss(1) == Loss(reason, UnixTime(100.0), sure=True)
+    assert machine.loss(2) is None, "another unit's renter is not concerned"
+    seen(machine)
+    assert machine.loss(1) is None
+
+
+def test_a_job_that_failed_asks_for_a_look_at_once() -> None:
+    stand = Stand(rented=1, now_seen=replace(WELL, healthy=False, reason="gone"))
+    machine = stand.machine()
+    machine.look_now()
+    assert machine.loss(1) == Loss("its GPU was lost: gone", UnixTime(0.0), sure=False)
+    stand.now_seen = WELL
+    machine.look_now()
+    assert machine.loss(1) is None
+
+
+def test_what_slows_a_unit_is_said_to_its_renter_only() -> None:
+    machine = Stand(rented=1).machine()
+    seen(machine, throttled="too hot")
+    assert (machine.slowed(1), machine.slowed(2)) == ("too hot", "")
+    seen(machine)
+    assert machine.slowed(1) == ""

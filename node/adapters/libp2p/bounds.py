@@ -54,6 +54,7 @@ GOODBYE_S: Final = 5.0
 
 # Peers.
 ADDRESSES_PER_PEER_MAX: Final = 4
+ADDRESS_BYTES_MAX: Final = 256  # a name of DNS and a peer id; what the messages hold
 ADDRESSES_MAX: Final = 1024  # peers in the address book
 ADDRESSES_SHARED_MAX: Final = 32
 DIALS_MAX: Final = 8  # at once
@@ -79,7 +80,6 @@ RELAY_SLICE_BYTES: Final = 64 * 1024  # circuits take turns after each
 RELAYS_MAX: Final = 2  # one may die without a gap
 RELAY_MESSAGE_BYTES_MAX: Final = 4096  # of the circuit protocol, as other implementations have it
 RELAY_REFUSED_S: Final = 120.0  # until we ask a relay again that has refused
-ADDRESS_CHARS_MAX: Final = 256  # two names and two peer ids fit
 FINDERS_MAX: Final = 4  # peers asked, at once, where another one is
 
 # Finding out whether we are reachable.

@@ -14,7 +14,7 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 from market.errors import UnreachableError
-from node.adapters.libp2p.bounds import ADDRESS_CHARS_MAX
+from node.adapters.libp2p.bounds import ADDRESS_BYTES_MAX
 
 KEY_BYTES = 32
 _PREFIX = bytes.fromhex("002408011220")  # identity multihash, 36 bytes, key type 1, 32 bytes
@@ -69,8 +69,8 @@ def parse_address(text: str) -> tuple[bytes, Any]:
         raise UnreachableError(f"{text!r} is not reached by TCP", hint=_HINT)
     if protocols[0] not in ("ip4", "ip6", "dns", "dns4", "dns6"):
         raise UnreachableError(f"{text!r} is not reached by IP or DNS", hint=_HINT)
-    if len(str(address)) > ADDRESS_CHARS_MAX:
-        raise UnreachableError(f"an address of {len(str(address))} letters", hint=_HINT)
+    if len(str(address).encode()) > ADDRESS_BYTES_MAX:
+        raise UnreachableError(f"an address of {len(str(address).encode())} bytes", hint=_HINT)
     if protocols[1:] == _THROUGH_A_RELAY:
         relay = parse_address(str(address).partition("/p2p-circuit")[0])[0]
         if relay == key:

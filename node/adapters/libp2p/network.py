@@ -168,6 +168,10 @@ class Network:
             for info in self._peers.infos()
         )
 
+    def address(self, peer: bytes) -> str:
+        """Where another node might reach a connected peer; empty if that is not known."""
+        return self._keeper.reached_at(peer)
+
     def joined(self) -> AsyncIterator[bytes]:
         """The key of each peer as it connects, from now on."""
         return self._peers.joined()
@@ -195,7 +199,7 @@ class Network:
             "refused": self._guard.refused,
             "peers": len(infos),
             "outbound": sum(info.outbound for info in infos),
-            "relayed": sum(info.relayed for info in infos),
+            "peers_relayed": sum(info.relayed for info in infos),
             **self._reaching.statistics(),
             "cut_off": len(self._strikes),
             **{f"mesh {topic}": size for topic, size in sorted(mesh_sizes(self._router).items())},

@@ -18,6 +18,7 @@ from market.errors import MarketError, UnreachableError
 from market.limits import REQUEST_TIMEOUT_S
 from node.adapters.libp2p.addressbook import AddressBook
 from node.adapters.libp2p.bounds import (
+    ADDRESS_BYTES_MAX,
     ADDRESSES_SHARED_MAX,
     BACK_OFF_MAX_S,
     BACK_OFF_MIN_S,
@@ -127,14 +128,26 @@ class PeerKeeper:
                 nursery.start_soon(self._learn, one, peer)
         return self.addresses_for(peer)
 
+    def reached_at(self, peer: bytes) -> str:
+        """An address of a connected peer that another node may hope to reach it at; or nothing."""
+        for info in self._peers.infos():
+            if info.peer == peer:
+                known = self._vouched(info)
+                return next((one for one in known if len(one.encode()) <= ADDRESS_BYTES_MAX), "")
+        return ""
+
+    def _vouched(self, info: PeerInfo) -> list[str]:
+        """Where a connected peer may be reached, as far as we know it ourselves."""
+        known = [info.address] if info.outbound else self._own_claims(info)
+        return [*known, *self._through_us(info.peer)]
+
     async def tell(self, peer: bytes, data: bytes) -> bytes:
         """Answer a peer's question for others (or one: `data` is its key) that it may reach."""
         known: list[str] = []
         for info in self._peers.infos():
             wanted = info.peer == data if len(data) == KEY_BYTES else info.peer != peer
             if wanted and len(known) < ADDRESSES_SHARED_MAX:
-                known += [info.address] if info.outbound else self._own_claims(info)
-                known += self._through_us(info.peer)
+                known += self._vouched(info)
         return encode(Known(tuple(dict.fromkeys(known))[:ADDRESSES_SHARED_MAX]))
 
     def _own_claims(self, info: PeerInfo) -> list[str]:

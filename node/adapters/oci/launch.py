@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from market.errors import SandboxError
-from node.adapters.oci import verify
+from node.adapters.oci import tun, verify
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import OciSettings, WorkPaths
 from node.adapters.oci.verify import Expected
@@ -105,6 +105,8 @@ def launch(
                 "the container is not what was asked for: " + "; ".join(faults),
                 hint="this machine gives less than it promises; see docs/OPERATIONS.md",
             )
+        if expected.address:
+            tun.make(int(said["pid"]), expected.address)
         (paths.live / "pid").write_text(f"{int(said['pid'])} {cgroup.path}")
         shim.stdin.write(b"go\n")
         shim.stdin.flush()

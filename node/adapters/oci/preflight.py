@@ -17,7 +17,7 @@ import trio
 from market.errors import MarketError
 from market.terms import Artifact
 from market.units import MIB
-from node.adapters.oci import cdi, cgroups, doctor
+from node.adapters.oci import cdi, cgroups, doctor, tun
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.settings import OciSettings
 from node.ports import Blobs, Check, Sandbox
@@ -66,6 +66,7 @@ def machine(settings: OciSettings) -> tuple[Check, ...]:
         _filter(),
         _programs(),
         _loop(),
+        tun.check(),
         _room(settings.state_dir),
         _kernel_settings(),
     )
@@ -87,7 +88,8 @@ async def probe(sandbox: Sandbox, blobs: Blobs, settings: OciSettings) -> tuple[
     """One check for each class of attempts that the escape probe makes from inside."""
     try:
         image = await _image(blobs, settings)
-        attempts = await doctor.examine(sandbox, blobs, image)
+        gang = (await trio.to_thread.run_sync(tun.check)).ok
+        attempts = await doctor.examine(sandbox, blobs, image, gang=gang)
     except MarketError as problem:
         fix = problem.hint or "look at the node's log"
         return (Check("escape probe", False, True, str(problem), fix),)

@@ -24,7 +24,11 @@ _PAGE = 4096  # the kernel rounds a memory limit to pages
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the container must be; `devices` are granted on top of the usual ones, as `c 195:0`."""
+    """What the container must be; `devices` are granted on top of the usual ones, as `c 195:0`.
+
+    `address` is what it gets once it is as asked, among the nodes of a gang; until then it has no
+    network but its loopback, and most jobs have no other ever.
+    """
 
     identity: Identity
     memory_bytes: int
@@ -32,6 +36,7 @@ class Expected:
     cpu_quota_us: int
     cwd: str
     devices: frozenset[str] = frozenset()
+    address: str = ""
 
 
 def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
@@ -45,6 +50,7 @@ def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
             *_identity(proc, expected),
             *_privileges(proc),
             *_namespaces(proc, expected),
+            *_network(proc),
             *_files(proc, expected),
             *_open_files(proc, expected),
             *_limits(pid, expected, cgroup),
@@ -91,6 +97,16 @@ def _namespaces(proc: Path, expected: Expected) -> tuple[str, ...]:
         if (name != "user" or expected.identity.mapped)
         and os.readlink(proc / "ns" / name) == os.readlink(f"/proc/self/ns/{name}")
     )
+
+
+def _network(proc: Path) -> tuple[str, ...]:
+    """Nothing leads out: no route (which is IPv4's), no address but those of the loopback."""
+    routes = (proc / "net" / "route").read_text().splitlines()[1:]
+    found = [f"a route leads to {line.split()[0]}" for line in routes if line.strip()]
+    six = proc / "net" / "if_inet6"  # absent where the kernel has no IPv6
+    names = {line.split()[-1] for line in six.read_text().splitlines()} if six.exists() else set()
+    found += [f"{name} has an IPv6 address" for name in sorted(names - {"lo"})]
+    return tuple(found)
 
 
 def _files(proc: Path, expected: Expected) -> tuple[str, ...]:

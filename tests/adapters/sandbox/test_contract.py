@@ -8,7 +8,7 @@ import pytest
 
 from market.terms import Artifact
 from node.ports import Blobs, Observed, Sandbox, Workspace
-from tests.adapters.contract_sandbox import CONTRACT, Behaviour, Law
+from tests.adapters.contract_sandbox import CONTRACT, LITTER_FILES, Behaviour, Law
 from tests.adapters.sandbox.harness import Driver, ended
 
 pytestmark = pytest.mark.sandbox
@@ -25,12 +25,32 @@ while True:
     threading.Thread(target=give_back, args=(server.accept()[0],)).start()
 """
 
+GREET = """
+import socket
+made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+made.bind(("", 9000))
+made.settimeout(0.2)
+while True:
+    made.sendto(b"hello", ("10.77.0.2", 9000))
+    try:
+        print(made.recv(99).decode(), flush=True)
+    except TimeoutError:
+        pass
+"""
+
 COMMANDS = {
     Behaviour.SUCCEED: "echo state > /ckpt/state; echo result > /out/result; echo hello",
     Behaviour.FAIL: "exit 3",
     Behaviour.RUN_ON: "echo state > /ckpt/state; echo hello; sleep 600",
     Behaviour.OVERRUN: "sleep 600",
     Behaviour.IDLE: "true",
+    Behaviour.LITTER: (
+        f"i=1000; while [ $i -lt {1000 + LITTER_FILES} ]; do echo $i > /out/$i; i=$((i+1)); done; "
+        "ln -s /etc/passwd /out/a; ln -s / /out/b; ln -s 1000 /out/c; busybox mkfifo /out/d; "
+        "mkdir /out/e; ln -s /proc /out/e/f"
+    ),
+    Behaviour.CLAIM: "busybox dd if=/dev/zero of=/out/big bs=1 count=1 seek=1099511627775",
+    Behaviour.GREET: "python3 -c '" + GREET + "'",
     Behaviour.SERVE: "python3 -c '" + ECHO + "'",
 }
 

@@ -28,11 +28,13 @@ async def test_every_attempt_to_escape_is_blocked(each_driver: Driver) -> None:
             each_driver.blobs,
             each_driver.image,
             envs=(env("PROBE_PORT", port), env("PROBE_SOCKET", name)),
+            gang=True,
         )
     print("\n" + "\n".join(f"{a.kind:>3} {a.outcome:<14} {a.name}" for a in attempts))
     assert [attempt for attempt in attempts if not attempt.blocked] == []
     assert {attempt.kind for attempt in attempts} == set(CLASSES) - LIMITS
     assert len(attempts) > 100
+    assert sum("gang" in attempt.name for attempt in attempts) >= 8
     assert await each_driver.sandbox.works() == ()
 
 
