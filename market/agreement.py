@@ -25,8 +25,8 @@ from market.codec import (
     PeerKey,
     Text256,
 )
-from market.limits import ENVS_MAX
-from market.messages import Beat, Pay, Report, WorkState
+from market.limits import ENVS_MAX, NODES_MAX
+from market.messages import Beat, Member, Pay, Report, WorkState
 from market.terms import Artifact, Manifest, Sealed, Terms
 
 
@@ -111,6 +111,7 @@ class Agreement:
     grace_s: U16 = 0  # preempted: from SIGTERM to SIGKILL, as the offer said
     rank: U8 = 0  # which node of a gang of num_nodes it is
     num_nodes: U8 = 1
+    members: Annotated[tuple[Member, ...], Count(0, NODES_MAX)] = ()  # of the gang, by rank
     bid_per_hour: U96 = 0  # provider: the demand's price cap, to see later why a quote was lost
     phase: Phase = Phase.QUOTED
     ending: Ending = Ending.NONE

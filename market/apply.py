@@ -186,13 +186,13 @@ def _on_bargain(
     now: UnixTime,
 ) -> Agreement:
     match event:
-        case Accepted(signature, manifest, secrets, rank, nodes):
+        case Accepted(signature, manifest, secrets, rank, nodes, members):
             if a.manifest is not None or a.phase not in (Phase.QUOTED, Phase.RUNNING):
                 return a
             phase = Phase.CONFIRMED if a.phase is Phase.QUOTED else a.phase
             return replace(
                 a, phase=phase, requester_signature=signature, manifest=manifest, secrets=secrets,
-                rank=rank, num_nodes=nodes,
+                rank=rank, num_nodes=nodes, members=members,
             )  # fmt: skip
         case Acknowledged():
             return replace(a, acknowledged=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from market.agreement import Ending
 from market.escrow import ChainFact
-from market.messages import Beat, Pay, Report
+from market.messages import Beat, Member, Pay, Report
 from market.terms import Artifact, Manifest, Sealed
 
 
@@ -22,6 +22,7 @@ class Accepted:
     secrets: tuple[Sealed, ...]
     rank: int = 0  # of a gang
     num_nodes: int = 1
+    members: tuple[Member, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,12 @@ EXECUTIONS_MAX: Final = 64  # in all jobs of one node: each is a process or two 
 ARGUMENTS_MAX: Final = 256
 ARGUMENT_BYTES_MAX: Final = 8 * 1024
 EGRESS_MAX: Final = 32  # targets a job may name
+GANG_QUEUE_BYTES_MAX: Final = 4 * 1024**2  # for one other node: a TCP window of Linux's largest
+GANG_QUEUES_BYTES_MAX: Final = 32 * 1024**2  # for all of them: what one job costs its node
+GANG_FRAME_BYTES_MAX: Final = 256 * 1024  # packets sent together; a bigger frame only adds delay
+GANG_PACKETS_PER_S_MAX: Final = 20_000  # each way: small ones cost a tenth of a core at that rate
+GANG_IDLE_S: Final = 60.0  # nothing to send for so long: the channel is closed, and opened again
+GANG_RETRY_S: Final = 1.0  # to a node that does not answer: as often as TCP first tries again
 RESULTS_KEPT_S: Final = 7 * 24 * 3600  # a user is back from a holiday to fetch them
 LOG_BYTES_MAX: Final = 64 * 1024**2  # what the shim keeps of one job's output
 LOG_READ_BYTES_MAX: Final = 64 * 1024
@@ -66,6 +72,10 @@ HISTORY_MAX: Final = 128  # state changes remembered per job
 
 # Certificates.
 CHALLENGES_EVERY_S: Final = 30.0  # a challenge costs the challenged seconds of a whole unit
+FLOW_BYTES: Final = 64 * 1024**2  # each way and peer: half a second of a gigabit line
+FLOW_S: Final = 4.0  # a slow line is known by what came in that time
+FLOW_PEERS: Final = 4  # asked at once: one slow line does not hide ours
+FLOWS_PER_HOUR: Final = 32  # lent to others: 2 GiB an hour, whoever asks
 
 # Conversation.
 RETRY_S: Final = 2.0  # a duty is performed at most once in this time

@@ -31,6 +31,7 @@ from market.limits import (
     ENVS_MAX,
     FILES_MAX,
     LOG_READ_BYTES_MAX,
+    NODES_MAX,
 )
 from market.terms import (
     Artifact,
@@ -102,8 +103,19 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One node of a gang, to the others: its agreement, its provider's key, and where the requester
+    reaches it (a multiaddress that ends in the peer id; empty if it does not know)."""
+
+    agreement: Hash
+    peer: PeerKey
+    address: Text256
+
+
+@dataclass(frozen=True, slots=True)
 class Accept:
-    """Direct, requester to provider: the countersigned terms and what is to be run."""
+    """Direct, requester to provider: the countersigned terms and what is to be run. `members` are
+    the nodes of a gang by rank, all of them; empty without a gang."""
 
     agreement: Hash
     requester_signature: ChainSignature
@@ -111,6 +123,7 @@ class Accept:
     secrets: Annotated[tuple[Sealed, ...], Count(0, ENVS_MAX)]
     rank: U8 = 0  # of a gang: which node this is
     num_nodes: U8 = 1
+    members: Annotated[tuple[Member, ...], Count(0, NODES_MAX)] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,14 +197,17 @@ class Pay:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Direct, requester to provider: are you there, and what is the newest beat?"""
+    """Direct, requester to provider: are you there, and what is the newest beat?
+
+    Answered with `Beat`, or `Done` before there is one.
+    """
 
     agreement: Hash
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Direct, requester to provider: the job's output from `offset` on."""
+    """Direct, requester to provider: the job's output from `offset` on. Answered with `LogPart`."""
 
     agreement: Hash
     offset: U63
@@ -278,6 +294,22 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """First frame on a `bandwidth` channel: send me so many bytes (`down`), or take them from me,
+    in frames of any size. Not enveloped: the channel itself is authenticated."""
+
+    down: bool
+    size_bytes: U32
+
+
+@dataclass(frozen=True, slots=True)
+class Flowing:
+    """Answer on a `bandwidth` channel: an empty code, and the bytes follow; or `busy`."""
+
+    code: Text64
+
+
+@dataclass(frozen=True, slots=True)
 class Execute:
     """First frame on an `exec` channel, requester to provider: start this program in the job, with
     a terminal of so many columns and rows, or without (0). Not enveloped, as `Dial`."""
@@ -302,15 +334,39 @@ class Executing:
 
 
 @dataclass(frozen=True, slots=True)
-class Sync:
-    """Direct, on connect: the digests of live offers held here, for the other to fill gaps."""
+class Join:
+    """First frame on a `gang` channel, from the provider of one node of a gang to that of another,
+    which knows it from `Accept.members`: packets for the job of this agreement follow. Rank r has
+    the address 10.77.0.(r+1). A packet goes in if it is IPv4 without options, no fragment, TCP, UDP
+    or ICMP "destination unreachable", from the sender's address to the receiver's. Not enveloped.
+    """
 
-    known: Annotated[tuple[Hash, ...], Count(0, 4096)]
+    agreement: Hash  # the receiver's
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """Answer on a `gang` channel: an empty code, and frames follow from the one who asked, each of
+    whole packets one after the other; nothing is sent back. Or why not: `not-running`, `refused`.
+    """
+
+    code: Text64
+    message: Text256
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """Direct, on connect: the digests of live offers held here, for the other to fill gaps.
+
+    Answered with `Synced`.
+    """
+
+    known: Annotated[tuple[Hash, ...], Count(0, 4096)]  # SHA-256 of sealings
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Reply: signed envelopes of live offers and demands that the asker did not name."""
+    """Reply: sealings of live offers and demands that the asker did not name."""
 
     envelopes: Annotated[tuple[Annotated[bytes, Count(1, ENVELOPE_BYTES_MAX)], ...], Count(0, 512)]
 

@@ -20,6 +20,8 @@ from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
 from node.atlas import NOTE as PLACE_NOTE
 from node.atlas import Atlas
+from node.bandwidth import PROTOCOL as BANDWIDTH
+from node.bandwidth import Bandwidth
 from node.bulletin import Bulletin
 from node.certify import PROTOCOL as CHALLENGE
 from node.certify import Certifier
@@ -48,6 +50,8 @@ from node.tunnels.egress import Egress
 from node.tunnels.enter import Entrance
 from node.tunnels.execute import PROTOCOL as EXEC
 from node.tunnels.execute import ExecutionServer
+from node.tunnels.gang import PROTOCOL as GANG
+from node.tunnels.gang import Gangs
 from node.wishes import Wishes
 
 log = structlog.get_logger("node")
@@ -84,7 +88,8 @@ async def run_node(
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
-    certifier = Certifier(ports, keeper)
+    bandwidth = Bandwidth(ports.link, ports.entropy)
+    certifier = Certifier(ports, keeper, bandwidth.measure)
     challenger = Challenger(ports, keeper)
     shop = Shop(
         config, ports, keeper, images, certifier, lambda: atlas.here,
@@ -108,8 +113,8 @@ async def run_node(
     ports.link.answer(inbox.answer)
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(CHALLENGE, certifier.serve)
-    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    ports.link.accept(BANDWIDTH, bandwidth.serve)
+    gangs = _open_jobs(ports, keeper)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -128,6 +133,7 @@ async def run_node(
         nursery.start_soon(_mind_machine, machine, shop, bulletin)
         nursery.start_soon(_trade, config, ports, keeper, bulletin, queue)
         nursery.start_soon(Egress(ports, keeper, shop).run, config.rules.tick_s)
+        nursery.start_soon(gangs.run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
         nursery.start_soon(_look_round, images)
         nursery.start_soon(_bring, images, keeper)
@@ -139,6 +145,15 @@ async def run_node(
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)
+
+
+def _open_jobs(ports: Ports, keeper: Keeper) -> Gangs:
+    """Whatever leads into a job that runs here: its ports, programs beside it, its gang."""
+    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    gangs = Gangs(keeper, ports.link, ports.sandbox)
+    ports.link.accept(GANG, gangs.serve)
+    return gangs
 
 
 async def _trade(

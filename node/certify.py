@@ -6,7 +6,7 @@ process of its own. Judges nobody else; that is `challenger`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -32,14 +32,18 @@ log = structlog.get_logger("certify")
 PROTOCOL = "challenge"
 WAIT_S = 60.0  # for the challenger's next word
 NOTE = b"certificate/"
+VRAM_LEAST = 0.85  # of what the driver says: the rest is its own
+Line = Callable[[], Awaitable[tuple[int, int]]]
+"""Measures the line: kbit/s down and up, 0 where nobody helped."""
 
 
 class Certifier:
     """The certificates of this node's units."""
 
-    def __init__(self, ports: Ports, keeper: Keeper) -> None:
-        """Finds again what was certified before a restart."""
+    def __init__(self, ports: Ports, keeper: Keeper, line: Line) -> None:
+        """Finds again what was certified before a restart. `line` measures the node's own."""
         self._ports = ports
+        self._line = line
         self._keeper = keeper
         self._working = trio.Lock()
         self._challenged_at = -CHALLENGES_EVERY_S
@@ -56,21 +60,33 @@ class Certifier:
             raise RefusedError("this node has no units to measure", hint="add a [provider] table")
         async with self._working:
             for unit in units:
-                if self._keeper.taken_units() >> unit.index & 1:
-                    raise RefusedError(f"unit {unit.index} is rented", hint="souk provider drain")
+                self._check_free(unit)
+            tell("measuring the line, with the peers that are connected")
+            down_kbps, up_kbps = await self._line()
+            for unit in units:
+                self._check_free(unit)
                 tell(f"measuring unit {unit.index}, {unit.name}")
-                await self._one(unit)
+                await self._one(unit, down_kbps, up_kbps)
         return tuple(self.certified[unit.index] for unit in units)
 
-    async def _one(self, unit: Unit) -> None:
+    def _check_free(self, unit: Unit) -> None:
+        if self._keeper.taken_units() >> unit.index & 1:
+            raise RefusedError(f"unit {unit.index} is rented", hint="souk provider drain")
+
+    async def _one(self, unit: Unit, down_kbps: int, up_kbps: int) -> None:
         uuid, now = uuid_of(unit), int(self._ports.clock.now())
-        measured = discounted(await self._ports.bench.measure(uuid))
+        measured = discounted(await self._ports.bench.measure(uuid, unit.ram_mib))
+        if 0 < measured.vram_mib < VRAM_LEAST * unit.ram_mib:
+            raise RefusedError(
+                f"unit {unit.index} gives {measured.vram_mib} MiB, its driver names {unit.ram_mib}",
+                hint="see what else uses it: nvidia-smi",
+            )  # fmt: skip
         certificate = Certificate(
             peer=self._ports.signer.peer, unit=unit.index, uuid=uuid, name=unit.name,
-            ram_mib=unit.ram_mib, fp32_gflops=measured.fp32_gflops,
+            ram_mib=measured.vram_mib or unit.ram_mib, fp32_gflops=measured.fp32_gflops,
             fp16_gflops=measured.fp16_gflops, int8_gops=measured.int8_gops,
             memory_mbps=measured.memory_mbps, pcie_mbps=measured.pcie_mbps,
-            disk_mbps=measured.disk_mbps, inet_up_kbps=0, inet_down_kbps=0,
+            disk_mbps=measured.disk_mbps, inet_up_kbps=up_kbps, inet_down_kbps=down_kbps,
             library=measured.library, measured_at_s=now, expires_at_s=now + LIFETIME_S,
         )  # fmt: skip
         made = Certified(certificate, self._ports.signer.sign(signed_bytes(certificate)))

@@ -101,8 +101,8 @@ class Selling:
     cpu_cores: int = 1
     cpu_ram_mib: int = 2048
     disk_space_mib: int = 10_240
-    inet_up_kbps: int = 100_000
-    inet_down_kbps: int = 100_000
+    inet_up_kbps: int = 0  # 0: as measured
+    inet_down_kbps: int = 0
     geolocation: str = ""
     min_duration_s: int = 1
     max_duration_s: int = 7 * 24 * 3600

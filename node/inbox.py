@@ -127,8 +127,7 @@ class Inbox:
             raise RefusedError("the hold is over")
         if digest(message.manifest) != agreement.terms.job:
             raise RefusedError("the manifest is not the one that the terms name")
-        if message.rank >= message.num_nodes:
-            raise RefusedError("a gang's ranks begin at 0")
+        _check_gang(agreement, message, self._ports.signer.peer)
         signer = agreement.terms.parties.requester_signer
         check_signer(agreement.id, message.requester_signature, signer)
         await self._tell(
@@ -139,6 +138,7 @@ class Inbox:
                 message.secrets,
                 message.rank,
                 message.num_nodes,
+                message.members,
             ),
         )
 
@@ -146,3 +146,19 @@ class Inbox:
         named = voucher_digest(message.voucher, self._ports.chain.info.domain)
         check_signer(named, message.signature, agreement.terms.parties.requester_signer)
         await self._tell(agreement, PayHeard(message))
+
+
+def _check_gang(agreement: Agreement, message: Accept, me: bytes) -> None:
+    """Raise RefusedError unless it names as many nodes as there are, and this one in its place."""
+    members = message.members
+    if message.rank >= message.num_nodes:
+        raise RefusedError("a gang's ranks begin at 0")
+    if len(members) != (message.num_nodes if message.num_nodes > 1 else 0):
+        raise RefusedError("a gang names its members, all of them")
+    if not members:
+        return
+    mine = members[message.rank]
+    if (mine.agreement, mine.peer) != (agreement.id, me):
+        raise RefusedError("this node is not the member that it is said to be")
+    if len({one.peer for one in members}) < len(members):
+        raise RefusedError("the members of a gang are different peers")

@@ -6,7 +6,17 @@ from contextlib import AbstractAsyncContextManager
 
 from market.errors import SandboxError
 from market.terms import Artifact
-from node.ports import Check, Execution, Listener, Observed, Pipe, RunState, Terminal, Workspace
+from node.ports import (
+    Check,
+    Execution,
+    Interface,
+    Listener,
+    Observed,
+    Pipe,
+    RunState,
+    Terminal,
+    Workspace,
+)
 
 
 class NoSandbox:
@@ -52,6 +62,10 @@ class NoSandbox:
         raise SandboxError("this node sells nothing", hint="add a [provider] table")
 
     def listen(self, work_id: str, port: int) -> AbstractAsyncContextManager[Listener]:
+        """Nothing runs."""
+        raise SandboxError("this node sells nothing", hint="add a [provider] table")
+
+    def interface(self, work_id: str) -> AbstractAsyncContextManager[Interface]:
         """Nothing runs."""
         raise SandboxError("this node sells nothing", hint="add a [provider] table")
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from market.chainlog import EscrowEvent
 from market.errands import Errand
@@ -64,6 +64,16 @@ class PeerInfo:
     rtt_us: int | None
     connected_at: UnixTime
     strikes: float = 0.0  # misbehaviour counted now; at the network's limit it is cut off
+    relayed: bool = False  # every connection to it runs through a relay
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How others reach this node (`reachable` None: not yet known), and whether it relays."""
+
+    reachable: bool | None
+    relays: tuple[bytes, ...] = ()  # through whom, while it is not reachable
+    relaying: bool = False
 
 
 class Channel(Protocol):
@@ -113,11 +123,20 @@ class Link(Protocol):
     def peers(self) -> tuple[PeerInfo, ...]:
         """Who is connected now, by key."""
 
+    def address(self, peer: bytes) -> str:
+        """Where another node might reach a peer that is connected here; empty if that is not known.
+
+        At most 256 bytes, and the address ends in the peer's id.
+        """
+
     def joined(self) -> AsyncIterator[bytes]:
         """The key of each peer as it connects, from now on."""
 
     def addresses(self) -> tuple[str, ...]:
         """Where others can dial this node, each ending in its peer id."""
+
+    def reach(self) -> Reach:
+        """Whether others can dial this node, and through which relays if they cannot."""
 
     def statistics(self) -> dict[str, int]:
         """Counters for people and metrics: messages, duplicates, invalid, bytes, peers."""
@@ -250,6 +269,12 @@ class Errands(Protocol):
     async def outcome(self, tx: bytes) -> Outcome:
         """What became of a transaction. Raises ChainError."""
 
+    async def vouch(self, wallet: bytes, digest: bytes, signature: bytes) -> None:
+        """Ask the contract at `wallet` whether that signature is its own (ERC-1271).
+
+        Raises SignatureError, in words for its owner, unless it says so; ChainError.
+        """
+
 
 # The sandbox.
 
@@ -318,6 +343,22 @@ class Pipe(Protocol):
         """No more will be sent; the other end reads an end, and may go on talking."""
 
 
+class Interface(Protocol):
+    """A job's network interface among the nodes of its gang: whole IP packets, unchecked.
+
+    It is let go by leaving the `async with` it came from; the job keeps it.
+    """
+
+    async def receive(self) -> bytes:
+        """The next packet that the job sends. Raises SandboxError once the job is gone."""
+
+    def receive_nowait(self) -> bytes | None:
+        """One that is there already, or None. Raises SandboxError."""
+
+    def send(self, packet: bytes) -> None:
+        """Hand the job a packet; its kernel may drop it. Raises SandboxError."""
+
+
 class Listener(Protocol):
     """Connections that a job makes to one of its own ports, which we hold."""
 
@@ -355,6 +396,10 @@ class Execution(Protocol):
         """Its exit code, once it has ended; 128 + n if signal n ended it."""
 
 
+GANG_NETWORK: Final = "gang network"
+"""The name of the check that a node must pass to be one of several nodes of a job."""
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One thing a machine must have or be, in a doctor's words.
@@ -375,13 +420,15 @@ class Workspace:
     """What to run and where: the job's own name in the sandbox, its manifest and its units.
 
     `secrets` are opened variables, kept in memory only. Artifacts named by the manifest must be in
-    the blob store before `prepare`.
+    the blob store before `prepare`. `address` is the job's own among the nodes of its gang (see
+    market/overlay); without one it has no network but its loopback.
     """
 
     work_id: str
     manifest: Manifest
     units: tuple[int, ...]
     secrets: tuple[tuple[str, str], ...] = ()
+    address: str = ""
 
 
 class Sandbox(Protocol):
@@ -427,6 +474,12 @@ class Sandbox(Protocol):
         """Take connections that the job makes to 127.0.0.1:`port`, inside it.
 
         Entering raises SandboxError if the job does not run or the port is taken.
+        """
+
+    def interface(self, work_id: str) -> AbstractAsyncContextManager[Interface]:
+        """The network interface of a job that was prepared with an address. One holder at a time.
+
+        Entering raises SandboxError if the job does not run or has none.
         """
 
     def execute(
@@ -510,6 +563,7 @@ class Measured:
     memory_mbps: int
     pcie_mbps: int
     disk_mbps: int
+    vram_mib: int  # taken, written and read back; 0 on a CPU
     library: str
 
 
@@ -533,8 +587,11 @@ class Product(Protocol):
 class Bench(Protocol):
     """Measures units, in processes of their own. A unit is named by its GPU's UUID or `cpu-N`."""
 
-    async def measure(self, uuid: str) -> Measured:
-        """Its rates. Takes seconds and all of the unit. Raises SandboxError."""
+    async def measure(self, uuid: str, ram_mib: int) -> Measured:
+        """Its rates, and how much of `ram_mib` it gives. Takes seconds and all of the unit.
+
+        Raises SandboxError.
+        """
 
     def product(
         self, uuid: str, seed: bytes, size: int, limit_s: float

@@ -217,6 +217,8 @@ class Queue:
             demand_id = demand.demand_id
             if demand.peer == self._bulletin.me or demand_id in self._posted:
                 continue
+            if demand.num_nodes > 1 and not self._shop.joins_gangs:
+                continue
             if demand_id in answered or (demand.peer, demand.job_id) in answered:
                 continue
             holds_max = min(HOLDS_MAX, HOLDS_STRANGER + self._paid_for(demand.requester))

@@ -138,7 +138,9 @@ class Requester:
         try:
             await self._mail.ask(
                 a.peer,
-                Accept(a.id, a.requester_signature, a.manifest, secrets, a.rank, a.num_nodes),
+                Accept(
+                    a.id, a.requester_signature, a.manifest, secrets, a.rank, a.num_nodes, a.members
+                ),
             )
         except RefusedError as problem:
             return (Released(f"the provider declined: {problem}"),)

@@ -14,7 +14,7 @@ from enum import Enum
 import structlog
 
 from market.agreement import Agreement, Ending, Phase, Role
-from market.certificate import dlperf_milli
+from market.certificate import Certified, dlperf_milli
 from market.reputation import PRIOR_PPM
 from market.site import Running, Site, past_use
 from market.terms import Coordinate, Offer
@@ -23,9 +23,10 @@ from node.certify import Certifier
 from node.config import Config, Selling
 from node.images import Images
 from node.keeper import Keeper, Noted
-from node.ports import Check, Ports, Unit
+from node.ports import GANG_NETWORK, Check, Ports, Unit
 
 log = structlog.get_logger("shop")
+LINE_KBPS = 100_000  # stated while the line is not measured
 START_UP_MS = 1500  # stated until this machine has measured its own
 SMOOTHING = 0.25  # weight of the newest start or run: the last dozen decide
 CLOSING_S = 5.0  # an agreement whose work has ended frees its units about so much later
@@ -152,6 +153,11 @@ class Shop:
         return tuple(one for one in self.checks or () if one.critical and not one.ok)
 
     @property
+    def joins_gangs(self) -> bool:
+        """Whether this machine can connect a job to those on other machines."""
+        return all(one.ok for one in self.checks or () if one.name == GANG_NETWORK)
+
+    @property
     def sells(self) -> bool:
         """Whether demands are answered now."""
         examined = self.checks is not None and not self.unfit
@@ -229,8 +235,8 @@ class Shop:
             cpu_cores=selling.cpu_cores,
             cpu_ram_mib=selling.cpu_ram_mib,
             disk_space_mib=selling.disk_space_mib,
-            inet_up_kbps=selling.inet_up_kbps,
-            inet_down_kbps=selling.inet_down_kbps,
+            inet_up_kbps=selling.inet_up_kbps or _line(certified, "inet_up_kbps"),
+            inet_down_kbps=selling.inet_down_kbps or _line(certified, "inet_down_kbps"),
             geolocation=selling.geolocation,
             reliability_ppm=self._standing(),
             price_per_hour=ware.price_per_hour,
@@ -356,6 +362,11 @@ def _ends_at(a: Agreement, now: UnixTime) -> UnixTime:
         return UnixTime(now + CLOSING_S)
     begun = float(a.opened_at_s or now)
     return UnixTime(max(now, begun + a.extended.timing.duration_s))
+
+
+def _line(certified: Certified | None, field: str) -> int:
+    """What the owner does not state: as it was measured, or a plain guess where nobody did."""
+    return (getattr(certified.certificate, field) if certified else 0) or LINE_KBPS
 
 
 def _noted(kind: type[Mode], data: bytes | None) -> Mode:

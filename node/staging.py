@@ -21,7 +21,8 @@ from market.errors import (
     UnreachableError,
 )
 from market.events import Broke, Event, Staged, Staging
-from market.terms import Env
+from market.overlay import DEVICE, MASTER_PORT, address, addresses
+from market.terms import Env, Manifest
 from market.units import format_bytes
 from node.artifacts import Artifacts, pull_all
 from node.images import Images
@@ -62,9 +63,10 @@ class Stager:
                 for sealed in a.secrets
             )
             units = tuple(index for index in range(256) if a.terms.units >> index & 1)
-            more = (*gang_envs(a.rank, a.num_nodes), *egress_envs(manifest))
+            more = (*gang_envs(manifest, a.rank, a.num_nodes), *egress_envs(manifest, a.num_nodes))
             told = replace(manifest, envs=(*manifest.envs, *more))
-            workspace = Workspace(a.id.hex(), told, units, secrets)
+            mine = address(a.rank) if a.num_nodes > 1 else ""
+            workspace = Workspace(a.id.hex(), told, units, secrets, mine)
             await self._ports.sandbox.prepare(workspace)
         except UnreachableError as problem:
             log.info("staging waits", agreement=a.id.hex()[:12], problem=str(problem))
@@ -78,15 +80,22 @@ class Stager:
         return (Staged(),)
 
 
-def gang_envs(rank: int, num_nodes: int) -> tuple[Env, ...]:
-    """What a node of a gang is told of its place: our names, and those that torchrun reads."""
+def gang_envs(manifest: Manifest, rank: int, num_nodes: int) -> tuple[Env, ...]:
+    """What a node of a gang is told of its place: our names, and those that torchrun and the
+    libraries beneath it read. A port that the job file sets itself stays."""
     if num_nodes == 1:
         return ()
+    own = {env.name: env.value for env in manifest.envs}
+    port = own.get("MASTER_PORT", str(MASTER_PORT))
     told = {
-        "SOUK_NODE_RANK": rank, "SOUK_NUM_NODES": num_nodes,
-        "PET_NODE_RANK": rank, "PET_NNODES": num_nodes,
+        "SOUK_NODE_RANK": str(rank), "SOUK_NUM_NODES": str(num_nodes),
+        "SOUK_NODE_IPS": "\n".join(addresses(num_nodes)),
+        "MASTER_ADDR": address(0), "MASTER_PORT": port,
+        "PET_NODE_RANK": str(rank), "PET_NNODES": str(num_nodes),
+        "PET_MASTER_ADDR": address(0), "PET_MASTER_PORT": port,
+        "GLOO_SOCKET_IFNAME": DEVICE, "NCCL_SOCKET_IFNAME": DEVICE,
     }  # fmt: skip
-    return tuple(Env(name, str(value)) for name, value in told.items())
+    return tuple(Env(name, value) for name, value in told.items())
 
 
 class _Progress:

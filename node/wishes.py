@@ -46,7 +46,7 @@ from market.job import (
 )
 from market.limits import LATE_QUOTES_S, QUOTES_PER_DEMAND_MAX
 from market.matching import RankedQuote, check_quote, gang, rank_quotes
-from market.messages import Quote, Release, Unwanted, Wanted
+from market.messages import Member, Quote, Release, Unwanted, Wanted
 from market.moving import current, whole_s, why_leave
 from market.reallocation import Kind, Reason
 from market.signing import agreement_id, check_signer, digest
@@ -186,10 +186,10 @@ class Wishes:
             return await self._give_up(job, demand, ranked, now)
         # Members keep their order from one choice to the next: rank 0 holds the checkpoint.
         await self._release([other for other in ranked if other not in chosen])
-        agreements = tuple(
+        agreements = self._acquainted(tuple(
             self._agreement(job, demand, member.quote, rank, now)
             for rank, member in enumerate(chosen)
-        )
+        ))  # fmt: skip
         for member in chosen:
             quote = member.quote
             price = format_money(quote.terms.money.price_per_hour, self._ports.chain.info.decimals)
@@ -264,6 +264,14 @@ class Wishes:
             manifest=manifest,
             secrets=job.secrets,
         )
+
+    def _acquainted(self, agreements: tuple[Agreement, ...]) -> tuple[Agreement, ...]:
+        """Each node of a gang is told who the others are: they talk to each other, not to us."""
+        if len(agreements) == 1:
+            return agreements
+        link = self._ports.link
+        members = tuple(Member(a.id, a.peer, link.address(a.peer)) for a in agreements)
+        return tuple(replace(a, members=members) for a in agreements)
 
     async def _open_gang(self, members: tuple[bytes, ...]) -> Iterable[Item]:
         agreements = [self._keeper.agreements[key] for key in members]

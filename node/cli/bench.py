@@ -21,16 +21,17 @@ def bench(*, common: Common = DEFAULT) -> int:
     Takes all of a unit for some seconds; nothing is measured while one is rented.
     """
     node = common.node()
-    done = _waiting(node, lambda: node.post("/api/certificates/measure", {}, timeout_s=LIMIT_S))
+    done = waiting(node, lambda: node.post("/api/certificates/measure", {}, timeout_s=LIMIT_S))
     if common.as_json:
         write_json(done)
         return 0
     columns = ("unit", "name", "dlperf", "fp32 GF/s", "fp16 GF/s", "int8 GO/s", "memory MB/s",
-               "pcie MB/s", "disk MB/s", "by", "until")  # fmt: skip
+               "pcie MB/s", "disk MB/s", "down Mbit/s", "up Mbit/s", "by", "until")  # fmt: skip
     rows = [
         (row["unit"], row["gpu_name"], row["dlperf"], row["fp32_gflops"],
          row["fp16_gflops"] or "-", row["int8_gops"] or "-", row["memory_mbps"],
-         row["pcie_mbps"] or "-", row["disk_mbps"], row["library"],
+         row["pcie_mbps"] or "-", row["disk_mbps"], _rate(row["inet_down"]), _rate(row["inet_up"]),
+         row["library"],
          time.strftime("%Y-%m-%d", time.localtime(row["expires"])))
         for row in done["certificates"]
     ]  # fmt: skip
@@ -63,7 +64,11 @@ def challenge(name: str, *, common: Common = DEFAULT) -> int:
     return 0 if all(row["right"] and row["in_time"] for row in done["challenges"]) else 1
 
 
-def _waiting(node: Node, ask: Any) -> Any:
+def _rate(mbits: float) -> str:
+    return f"{mbits:.0f}" if mbits else "-"
+
+
+def waiting(node: Node, ask: Any) -> Any:
     """The answer to a question that takes long; says what the node does meanwhile."""
     found: list[Any] = []
 

@@ -16,6 +16,7 @@ import trio
 from market.agreement import Agreement, Phase, Role
 from market.errors import LimitError, MarketError, RefusedError, SandboxError, SpecError
 from market.messages import WorkState
+from market.overlay import addresses
 from market.reach import Target
 from market.terms import Env, Manifest
 from market.units import MIB, format_bytes
@@ -32,15 +33,16 @@ READ_BYTES: Final = 64 * 1024
 RETRY_S: Final = 1.0
 
 
-def egress_envs(manifest: Manifest) -> tuple[Env, ...]:
-    """What programs are told of the way out; none if there is none."""
+def egress_envs(manifest: Manifest, num_nodes: int = 1) -> tuple[Env, ...]:
+    """What programs are told of the way out; none if there is none. It leads to no other node."""
     if not manifest.egress:
         return ()
     url = f"http://127.0.0.1:{PORT}"
     own = {env.name for env in manifest.envs}
+    near = ",".join(("localhost", "127.0.0.1", *(addresses(num_nodes) if num_nodes > 1 else ())))
     told = {
         "HTTPS_PROXY": url, "https_proxy": url, "ALL_PROXY": url, "all_proxy": url,
-        "NO_PROXY": "localhost,127.0.0.1", "no_proxy": "localhost,127.0.0.1",
+        "NO_PROXY": near, "no_proxy": near,
     }  # fmt: skip
     return tuple(Env(name, value) for name, value in told.items() if name not in own)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Protocol
 
@@ -18,8 +19,10 @@ import trio
 
 from market.errors import SandboxError
 from market.limits import FILES_MAX
+from market.overlay import address, destination
 from market.terms import Artifact
 from node.ports import Blobs, Execution, Observed, RunState, Sandbox, Stream, Terminal, Workspace
+from tests.packets import data_of, udp
 
 LITTER_FILES = FILES_MAX + 4  # more than a heartbeat can name
 
@@ -32,6 +35,7 @@ class Behaviour(Enum):
     RUN_ON = "says hello, leaves a checkpoint, runs until it is stopped"
     OVERRUN = "runs past its time"
     IDLE = "ends with 0 and leaves nothing"
+    GREET = "sends a datagram, hello, from and to port 9000 of rank 1, and says what it is answered"
     LITTER = "leaves the outputs 1000, 1001 and so on, LITTER_FILES in all, and links and a FIFO"
     CLAIM = "leaves an output that says it has a terabyte"
     SERVE = "says hello, listens on port 8000, gives back what it is sent, until it is stopped"
@@ -280,6 +284,30 @@ async def a_port_of_the_job_is_reached_and_no_other(bench: Bench) -> None:
         assert said == b"two"
 
 
+async def a_node_of_a_gang_has_an_interface_and_nobody_else(bench: Bench) -> None:
+    alone = await _run(bench, Behaviour.RUN_ON)
+    await bench.wait_said(alone, b"hello")
+    for name in (alone, "nobody"):
+        with pytest.raises(SandboxError):
+            async with bench.sandbox.interface(name):
+                pass
+    await bench.sandbox.stop(alone, 0.0)
+    workspace = replace(bench.workspace(Behaviour.GREET), address=address(0))
+    await bench.sandbox.prepare(workspace)
+    await bench.sandbox.start(workspace.work_id)
+    with trio.fail_after(30):
+        for sandbox, answer in ((bench.sandbox, b"one"), (bench.again(), b"two")):
+            async with sandbox.interface(workspace.work_id) as interface:
+                greeting = await interface.receive()
+                assert destination(greeting, 0, 2) == 1
+                assert data_of(greeting) == b"hello"
+                with pytest.raises(SandboxError):
+                    async with bench.sandbox.interface(workspace.work_id):
+                        pass
+                interface.send(udp(address(1), address(0), answer))
+                await bench.wait_said(workspace.work_id, answer)
+
+
 async def _heard(execution: Execution) -> dict[Stream, bytes]:
     said = {Stream.OUT: b"", Stream.ERR: b""}
     while (part := await execution.receive()) is not None:
@@ -359,6 +387,7 @@ CONTRACT: tuple[Law, ...] = (
     a_paused_job_stands_still_and_is_not_metered,
     only_what_runs_is_paused_reached_or_entered,
     a_port_of_the_job_is_reached_and_no_other,
+    a_node_of_a_gang_has_an_interface_and_nobody_else,
     a_program_is_executed_in_the_job,
     a_program_with_a_terminal_has_one_output,
     leaving_an_execution_ends_it,

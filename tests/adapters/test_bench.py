@@ -21,7 +21,7 @@ SEED, SIZE = b"seed" * 8, 300
 
 
 async def keeps_the_contract(bench: Bench, uuid: str) -> None:
-    measured = await bench.measure(uuid)
+    measured = await bench.measure(uuid, 0)
     assert measured.fp32_gflops > 0
     assert measured.memory_mbps > 0
     assert measured.library
@@ -50,7 +50,7 @@ async def test_what_takes_too_long_is_ended(tmp_path: Path) -> None:
 
 async def test_a_gpu_that_cannot_be_used_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(SandboxError, match=r"pip install|cannot be measured"):
-        await ProcessBench(tmp_path).measure("GPU-none")
+        await ProcessBench(tmp_path).measure("GPU-none", 1024)
 
 
 CUPY = """
@@ -88,3 +88,30 @@ async def test_a_real_gpu_keeps_the_contract(tmp_path: Path) -> None:
     except pynvml.NVMLError:
         pytest.skip("no NVIDIA GPU here")
     await keeps_the_contract(ProcessBench(tmp_path), uuid)
+
+
+class Memory:
+    """Stands for a GPU that gives no more than three blocks, of which one forgets."""
+
+    def __init__(self) -> None:
+        self.given: list[np.ndarray] = []
+
+    def empty(self, size: int) -> np.ndarray:
+        if len(self.given) == 3:
+            raise MemoryError
+        self.given.append(np.zeros((size, size), np.float32))
+        return self.given[-1]
+
+    def get(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    def wait(self) -> None:
+        self.given[1][...] = 99
+
+
+def test_memory_counts_once_it_was_written_and_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "BLOCK_SIZE", 8)
+    device = Memory()
+    device.given.append(np.zeros((1, 1), np.float32))  # so that there is one to forget
+    assert worker._vram_mib(device, 64 * 10) == 64  # type: ignore[arg-type]
+    assert worker._vram_mib(worker.Device(), 64 * 5 + 1) == 64 * 5

@@ -13,7 +13,7 @@ from market.errors import SandboxError
 from market.product import LEFT, RIGHT, leaf, path, row_bytes, rows_of, tree
 from node.ports import Commitment, Measured
 
-HONEST = Measured(10, 0, 0, 5_000, 0, 100, "simulated")
+HONEST = Measured(10, 0, 0, 5_000, 0, 100, 0, "simulated")
 
 
 @dataclass
@@ -26,7 +26,7 @@ class SimBench:
     broken: bool = False
     measures: int = 0
 
-    async def measure(self, uuid: str) -> Measured:
+    async def measure(self, uuid: str, ram_mib: int) -> Measured:
         self.measures += 1
         await trio.sleep(1)
         return replace(self.measured)

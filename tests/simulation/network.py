@@ -17,7 +17,7 @@ import trio
 from market.errors import LimitError, UnreachableError
 from market.limits import CHUNK_BYTES, CREDIT_CHUNKS, ENVELOPE_BYTES_MAX, GOSSIP_BYTES_MAX
 from market.units import UnixTime
-from node.ports import Answerer, Channel, ChannelHandler, Heard, PeerInfo
+from node.ports import Answerer, Channel, ChannelHandler, Heard, PeerInfo, Reach
 
 
 @dataclass
@@ -239,10 +239,18 @@ class SimLink:
     def _rtt_us(self, peer: bytes) -> int:
         return int(self.wire.one_way_s(self.peer, peer) * 2e6)
 
+    def address(self, peer: bytes) -> str:
+        """Its key in hex, if it is there."""
+        return peer.hex() if peer in self.wire.nodes else ""
+
     async def joined(self) -> AsyncIterator[bytes]:
         """Each peer that comes up."""
         while True:
             yield await self._joined_out.receive()
+
+    def reach(self) -> Reach:
+        """Everybody can."""
+        return Reach(reachable=True)
 
     def addresses(self) -> tuple[str, ...]:
         """Where it can be dialled."""

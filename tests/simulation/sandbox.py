@@ -5,6 +5,7 @@ Its checkpoint holds how many seconds are done; a resumed job goes on from there
 says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
 is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
 any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a one.
+One with `greet` says hello to rank 1 of its gang, by UDP to port 9000, and then its answers.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from dataclasses import dataclass, field
 import trio
 
 from market.errors import SandboxError
+from market.overlay import address
 from market.terms import Artifact
 from market.units import UnixTime
 from node.ports import (
     Blobs,
     Check,
     Execution,
+    Interface,
     Observed,
     Pipe,
     RunState,
@@ -32,6 +35,7 @@ from node.ports import (
     Terminal,
     Workspace,
 )
+from tests.packets import udp
 
 
 @dataclass
@@ -48,6 +52,9 @@ class SimWork:
     rate: float = 1.0  # seconds of work done in a second
     extended_s: float = 0.0
     collected: list[str] = field(default_factory=list)
+    heard: list[bytes] = field(default_factory=list)  # packets of its gang
+    sending: list[bytes] = field(default_factory=list)  # packets it sends next
+    held: bool = False  # its interface
 
     @property
     def wanted_s(self) -> float:
@@ -115,6 +122,7 @@ class SimWork:
         """What it has said: its word, then eight bytes for each second."""
         word = self.option("say")
         said = f"{word}\n".encode() if word and self.started_at is not None else b""
+        said += b"".join(packet[28:] + b"\n" for packet in self.heard)
         return said + b"".join(b"sec%04d\n" % second for second in range(int(self.ran_s(now))))
 
 
@@ -238,6 +246,20 @@ class SimSandbox:
         yield SimPipe()
 
     @asynccontextmanager
+    async def interface(self, work_id: str) -> AsyncIterator[Interface]:
+        """Whatever the test has it send."""
+        work = self._running(work_id)
+        if not work.workspace.address or work.held:
+            raise SandboxError("the job has no network interface")
+        if "greet" in work.workspace.manifest.command.split():
+            work.sending.append(udp(work.workspace.address, address(1), b"hello"))
+        work.held = True
+        try:
+            yield SimInterface(work, self._now)
+        finally:
+            work.held = False
+
+    @asynccontextmanager
     async def execute(
         self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
     ) -> AsyncIterator[Execution]:
@@ -312,6 +334,30 @@ class SimPipe:
     async def close_write(self) -> None:
         """The end."""
         await self._ends[0].aclose()
+
+
+class SimInterface:
+    """Implements the port `Interface`: packets are what the work is told to send."""
+
+    def __init__(self, work: SimWork, now: Callable[[], UnixTime]) -> None:
+        self._work = work
+        self._now = now
+
+    async def receive(self) -> bytes:
+        """The next, once there is one."""
+        while (packet := self.receive_nowait()) is None:
+            await trio.sleep(0.5)
+        return packet
+
+    def receive_nowait(self) -> bytes | None:
+        """The next, if there is one."""
+        if self._work.observed(self._now()).state is not RunState.RUNNING:
+            raise SandboxError("the job is gone")
+        return self._work.sending.pop(0) if self._work.sending else None
+
+    def send(self, packet: bytes) -> None:
+        """Heard."""
+        self._work.heard.append(packet)
 
 
 class SimExecution:

@@ -13,7 +13,18 @@ import trio
 
 from market.errors import ChainRefusedError
 from market.escrow import Open
-from market.messages import Accept, Beat, Done, Message, Pay, Quote, Refused, Release, Wanted
+from market.messages import (
+    Accept,
+    Beat,
+    Done,
+    Member,
+    Message,
+    Pay,
+    Quote,
+    Refused,
+    Release,
+    Wanted,
+)
 from market.signing import agreement_id, digest, heartbeat_digest, recover, voucher_digest
 from market.terms import (
     Accelerator,
@@ -134,14 +145,17 @@ class Shopper:
         await self.open(quote)
         return id_
 
-    async def accept(self, quote: Quote) -> bytes:
+    async def accept(
+        self, quote: Quote, rank: int = 0, num_nodes: int = 1, members: tuple[Member, ...] = ()
+    ) -> bytes:
         """Countersign it and say so; returns the agreement's id."""
         id_ = agreement_id(quote.terms, DOMAIN)
         self._terms[id_] = quote
         manifest = self._manifest(quote.demand_id, quote.terms.timing.duration_s)
         assert digest(manifest) == quote.terms.job
         mine = self.signer.sign_digest(id_)
-        await self.mail.ask(quote.offer.peer, Accept(id_, mine, manifest, (), 0, 1))
+        accept = Accept(id_, mine, manifest, (), rank, num_nodes, members)
+        await self.mail.ask(quote.offer.peer, accept)
         return id_
 
     async def open(self, quote: Quote) -> None:

@@ -25,6 +25,7 @@ COMMANDS = {
     Behaviour.LITTER: f"work 1 litter {LITTER_FILES}",
     Behaviour.CLAIM: "work 1 claim",
     Behaviour.SERVE: "work 1000 say hello serve 8000",
+    Behaviour.GREET: "work 1000 greet",
 }
 
 

@@ -36,9 +36,9 @@ class ProcessBench:
         """Disk rates are measured in `folder`."""
         self._folder = folder
 
-    async def measure(self, uuid: str) -> Measured:
+    async def measure(self, uuid: str, ram_mib: int) -> Measured:
         """What the unit can do. Raises SandboxError."""
-        order = {"do": "measure", "uuid": uuid, "folder": str(self._folder)}
+        order = {"do": "measure", "uuid": uuid, "ram_mib": ram_mib, "folder": str(self._folder)}
         async with self._child(order, MEASURE_S) as child:
             said = await child.line()
         try:

@@ -26,6 +26,8 @@ DISK_BYTES: Final = 64 * 1024**2
 COPY_BYTES: Final = 256 * 1024**2
 CPU_SIZE: Final = 1024
 GPU_SIZE: Final = 8192
+BLOCK_SIZE: Final = 4096  # a square of float32: 64 MiB
+BLOCK_MIB: Final = 64
 SHOWN_MAX: Final = 64
 
 
@@ -156,6 +158,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
         "memory_mbps": int(2 * COPY_BYTES / copied_s / 1e6),  # read and written
         "pcie_mbps": int(COPY_BYTES / moved_s / 1e6) if moved_s else 0,
         "disk_mbps": _disk_rate(order["folder"]),
+        "vram_mib": _vram_mib(unit, int(order["ram_mib"])) if on_gpu else 0,
         "library": unit.name[:64],
     }
 
@@ -179,6 +182,25 @@ def _median(work: Callable[[], Any], wait: Callable[[], None]) -> float:
         wait()
         times.append(time.perf_counter() - began)
     return statistics.median(times)
+
+
+def _vram_mib(unit: Device, ram_mib: int) -> int:
+    """How much of its memory the unit really gives: every block is written, and read afterwards."""
+    held: list[Any] = []
+    try:
+        while len(held) < ram_mib // BLOCK_MIB:
+            block = unit.empty(BLOCK_SIZE)
+            block[...] = len(held)
+            unit.wait()
+            held.append(block)
+    except Exception:  # each library has its own; the first block must be there
+        if not held:
+            raise
+    good = sum(
+        bool((unit.get(block[:: BLOCK_SIZE - 1, :: BLOCK_SIZE - 1]) == number).all())
+        for number, block in enumerate(held)
+    )
+    return good * BLOCK_MIB
 
 
 def _disk_rate(folder: str) -> int:

@@ -10,8 +10,9 @@ import ctypes
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TypeVar
 
 import trio
 
@@ -20,6 +21,7 @@ from market.errors import SandboxError
 _CLONE_NEWNET = 0x40000000
 _CONNECT_S = 10.0
 _libc = ctypes.CDLL(None, use_errno=True)
+T = TypeVar("T")
 
 
 class SocketPipe:
@@ -107,9 +109,15 @@ async def _piped(taken: trio.socket.SocketType) -> AsyncIterator[SocketPipe]:
 
 def socket_in(pid: int) -> socket.socket:
     """A TCP socket of the process's network namespace. Raises SandboxError. Blocking."""
-    found: list[socket.socket | OSError] = []
+    return inside(pid, lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
 
-    def make() -> None:
+
+def inside(pid: int, make: Callable[[], T]) -> T:
+    """What `make` returns in the network of the process. Raises SandboxError. Blocking."""
+    found: list[T] = []
+    problems: list[OSError] = []
+
+    def enter() -> None:
         # A thread of its own, which ends with this: it never comes back to a pool elsewhere.
         try:
             handle = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -119,13 +127,13 @@ def socket_in(pid: int) -> socket.socket:
                     raise OSError(code, os.strerror(code))
             finally:
                 os.close(handle)
-            found.append(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            found.append(make())
         except OSError as problem:
-            found.append(problem)
+            problems.append(problem)
 
-    thread = threading.Thread(target=make, name="into the job's network")
+    thread = threading.Thread(target=enter, name="into the job's network")
     thread.start()
     thread.join()
-    if isinstance(found[0], OSError):
-        raise SandboxError(f"the job's network cannot be entered: {found[0]}") from found[0]
+    if problems:
+        raise SandboxError(f"the job's network cannot be entered: {problems[0]}") from problems[0]
     return found[0]

@@ -15,13 +15,15 @@ import trio
 
 from market.errors import SandboxError
 from market.limits import LOG_READ_BYTES_MAX
+from market.overlay import address
 from market.terms import Artifact, Env, Manifest, Workload
 from node.ports import Blobs, Observed, RunState, Sandbox, Workspace
 
 ALLOWED = "ALLOWED"
 CLASSES = range(1, 26)
 _PROBE = tuple(
-    Path(__file__).with_name(f"{name}.py") for name in ("probe", "probe_more", "probe_wide")
+    Path(__file__).with_name(f"{name}.py")
+    for name in ("probe", "probe_more", "probe_wide", "probe_gang")
 )
 _INSIDE = "/in/node/adapters/oci"  # where Python finds them as it does here
 _RUN = (
@@ -53,23 +55,29 @@ async def examine(
     *,
     unit: int = 0,
     envs: tuple[Env, ...] = (),
+    gang: bool = False,
 ) -> tuple[Attempt, ...]:
     """Every attempt of the probe, run as a job on `unit` in an image that has python3.
 
-    On the next unit a neighbour runs meanwhile. Raises SandboxError if the probe did not come to
+    On the next unit a neighbour runs meanwhile. With `gang` both have the interface of a gang's
+    node, each of another gang. Raises SandboxError if the probe did not come to
     its end.
     """
     inputs = []
     for file in _PROBE:
         source = await trio.Path(file).read_bytes()
         inputs.append(Artifact(f"{_INSIDE}/{file.name}", await blobs.put(source), len(source)))
+    if gang:
+        envs = (*envs, Env("PROBE_GANG", "1"))
     manifest = _manifest(image, tuple(inputs), envs)
     named = hashlib.sha256(b"".join(each.hash for each in inputs)).hexdigest()[:12]
-    mine = Workspace(f"doctor-{named}-{unit}", manifest, (unit,))
+    addresses = (address(0), address(1)) if gang else ("", "")
+    mine = Workspace(f"doctor-{named}-{unit}", manifest, (unit,), address=addresses[0])
     neighbour = Workspace(
         f"doctor-{named}-{unit + 1}",
         replace(manifest, command=f"{_RUN} neighbour"),
         (unit + 1,),
+        address=addresses[1],
     )
     try:
         await _begin(sandbox, neighbour)

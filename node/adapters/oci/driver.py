@@ -20,7 +20,7 @@ import trio
 from market.errors import SandboxError
 from market.terms import Artifact, Manifest
 from market.units import MIB
-from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, preflight, staging
+from node.adapters.oci import bundle, cdi, cgroups, disk, launch, look, preflight, staging, tun
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.connect import connect, listen
 from node.adapters.oci.place import Placing, same, thread
@@ -28,12 +28,13 @@ from node.adapters.oci.progress import read_progress
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import OciRuntime, Runtime, need
 from node.adapters.oci.settings import OUT, OciSettings, WorkPaths, paths_of
-from node.adapters.oci.verify import Expected
+from node.adapters.oci.verify import expected_of
 from node.ports import (
     Blobs,
     Check,
     Devices,
     Execution,
+    Interface,
     Listener,
     Observed,
     Pipe,
@@ -140,6 +141,13 @@ class ContainerSandbox:
             yield listener
 
     @contextlib.asynccontextmanager
+    async def interface(self, work_id: str) -> AsyncIterator[Interface]:
+        """The job's network interface among the nodes of its gang. Raises SandboxError."""
+        pid = await thread(self._living, paths_of(self._settings, work_id))
+        async with tun.hold(pid) as interface:
+            yield interface
+
+    @contextlib.asynccontextmanager
     async def execute(
         self, work_id: str, argv: tuple[str, ...], terminal: Terminal | None = None
     ) -> AsyncIterator[Execution]:
@@ -238,11 +246,9 @@ class ContainerSandbox:
                 grace_s=manifest.grace_s,
             )
         )
-        nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
-        quota = plan.cpus * bundle.CPU_PERIOD_US
-        expected = Expected(plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes)
-        shim = self._runtime.shim
-        await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
+        expected = expected_of(plan, await thread(self._placing.address, paths))
+        shim = [*self._runtime.before_shim(paths), *launch.shim_command(spec, self._runtime.shim)]
+        await thread(launch.launch, paths, cgroup, self._settings, expected, shim)
         await thread(self._runtime.made, paths)
         # The job has its variables now; secrets need not lie about for its whole life.
         for file in (paths.secrets, paths.live / "gate"):

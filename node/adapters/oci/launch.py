@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from market.errors import SandboxError
-from node.adapters.oci import verify
+from node.adapters.oci import tun, verify
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import OciSettings, WorkPaths
 from node.adapters.oci.verify import Expected
@@ -77,14 +77,13 @@ def launch(
     paths: WorkPaths,
     cgroup: Cgroup,
     settings: OciSettings,
-    spec: Path,
     expected: Expected,
-    module: str,
+    command: list[str],
 ) -> None:
-    """Start, verify, let go. Raises SandboxError; then nothing of it runs."""
+    """Start the shim, verify, let go. Raises SandboxError; then nothing of it runs."""
     with (paths.state / "shim.err").open("ab") as errors:
         shim = subprocess.Popen(
-            shim_command(spec, module),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -105,6 +104,8 @@ def launch(
                 "the container is not what was asked for: " + "; ".join(faults),
                 hint="this machine gives less than it promises; see docs/OPERATIONS.md",
             )
+        if expected.address:
+            tun.make(int(said["pid"]), expected.address)
         (paths.live / "pid").write_text(f"{int(said['pid'])} {cgroup.path}")
         shim.stdin.write(b"go\n")
         shim.stdin.flush()

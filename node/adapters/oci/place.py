@@ -106,6 +106,13 @@ class Placing:
         except (OSError, CodecError, ValueError) as problem:
             raise SandboxError(f"the job {paths.state.name} is not prepared here") from problem
 
+    def address(self, paths: WorkPaths) -> str:
+        """The address it was prepared with, or nothing. Raises SandboxError. Blocking."""
+        try:
+            return paths.address.read_text()
+        except OSError as problem:
+            raise SandboxError(f"the job {paths.state.name} is not prepared here") from problem
+
     async def _image(self, artifact: Artifact) -> images.Image:
         directory = self._images / artifact.hash.hex()
         async with self._image_lock:
@@ -176,6 +183,8 @@ def same(paths: WorkPaths, workspace: Workspace) -> bool:
     """Whether exactly this was prepared. Blocking."""
     if paths.manifest.read_bytes() != encode(workspace.manifest):
         return False
+    if paths.address.read_text() != workspace.address:
+        return False
     return bool(json.loads(paths.units.read_text()) == list(workspace.units))
 
 
@@ -184,6 +193,7 @@ def _record(paths: WorkPaths, workspace: Workspace) -> None:
     assert len(workspace.manifest.outputs) <= FILES_MAX
     paths.manifest.write_bytes(encode(workspace.manifest))
     paths.units.write_text(json.dumps(list(workspace.units)))
+    paths.address.write_text(workspace.address)
     paths.secrets.touch(mode=0o600)
     paths.secrets.write_text(json.dumps(list(workspace.secrets)))
     paths.prepared.touch()

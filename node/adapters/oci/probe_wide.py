@@ -218,7 +218,7 @@ def neighbour() -> None:
         with open(f"{folder}/{NAME}", "w") as file:
             file.write("next door")
         os.chmod(f"{folder}/{NAME}", 0o666)
-    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", _PORT)):
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("", _PORT)):
         unix.bind(f"\0{NAME}")
         unix.listen()
         sys.stdout.write("next door\n")

@@ -107,6 +107,11 @@ class WorkPaths:
         return self.state / "units.json"
 
     @property
+    def address(self) -> Path:
+        """Its address among the nodes of its gang, or nothing."""
+        return self.state / "address"
+
+    @property
     def volume_image(self) -> Path:
         """The file behind the job's own disk."""
         return self.state / "disk.img"

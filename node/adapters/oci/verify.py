@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.adapters.oci.bundle import CPU_PERIOD_US, Plan
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import Identity
 
@@ -24,7 +25,11 @@ _PAGE = 4096  # the kernel rounds a memory limit to pages
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the container must be; `devices` are granted on top of the usual ones, as `c 195:0`."""
+    """What the container must be; `devices` are granted on top of the usual ones, as `c 195:0`.
+
+    `address` is what it gets once it is as asked, among the nodes of a gang; until then it has no
+    network but its loopback, and most jobs have no other ever.
+    """
 
     identity: Identity
     memory_bytes: int
@@ -32,6 +37,22 @@ class Expected:
     cpu_quota_us: int
     cwd: str
     devices: frozenset[str] = frozenset()
+    address: str = ""
+    volumes: tuple[tuple[str, str], ...] = ()  # (host path, path inside)
+
+
+def expected_of(plan: Plan, address: str) -> Expected:
+    """What a container by that plan must be."""
+    return Expected(
+        identity=plan.identity,
+        memory_bytes=plan.memory_bytes,
+        pids=plan.pids,
+        cpu_quota_us=plan.cpus * CPU_PERIOD_US,
+        cwd=plan.cwd,
+        devices=frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes),
+        address=address,
+        volumes=plan.volumes,
+    )
 
 
 def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
@@ -45,7 +66,9 @@ def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
             *_identity(proc, expected),
             *_privileges(proc),
             *_namespaces(proc, expected),
+            *_network(proc),
             *_files(proc, expected),
+            *_volumes(proc, expected),
             *_open_files(proc, expected),
             *_limits(pid, expected, cgroup),
         )
@@ -93,6 +116,16 @@ def _namespaces(proc: Path, expected: Expected) -> tuple[str, ...]:
     )
 
 
+def _network(proc: Path) -> tuple[str, ...]:
+    """Nothing leads out: no route (which is IPv4's), no address but those of the loopback."""
+    routes = (proc / "net" / "route").read_text().splitlines()[1:]
+    found = [f"a route leads to {line.split()[0]}" for line in routes if line.strip()]
+    six = proc / "net" / "if_inet6"  # absent where the kernel has no IPv6
+    names = {line.split()[-1] for line in six.read_text().splitlines()} if six.exists() else set()
+    found += [f"{name} has an IPv6 address" for name in sorted(names - {"lo"})]
+    return tuple(found)
+
+
 def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
     found = []
     for line in (proc / "mountinfo").read_text().splitlines():
@@ -116,6 +149,19 @@ def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
                 if numbers not in allowed:
                     found.append(f"the device {name} ({numbers}) was not granted")
     found += [f"the device {numbers} is missing" for numbers in sorted(expected.devices - granted)]
+    return tuple(found)
+
+
+def _volumes(proc: Path, expected: Expected) -> tuple[str, ...]:
+    """An engine in a mount namespace of its own binds the empty folder below the job's disk."""
+    found = []
+    for host, inside in expected.volumes:
+        try:
+            same = os.path.samefile(f"{proc}/root{inside}", host)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            found.append(f"{inside} is not the job's disk: does its maker see this node's mounts?")
     return tuple(found)
 
 

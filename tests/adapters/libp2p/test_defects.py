@@ -26,6 +26,9 @@ from node.adapters.libp2p import patches
 from node.adapters.libp2p.bounds import HEARD_MAX, OUT_QUEUE_MAX, UNREAD_BYTES_MAX
 from node.adapters.libp2p.identity import parse_address, peer_id, peer_key
 from node.adapters.libp2p.network import run_network
+from node.adapters.system.entropy import SystemEntropy
+from node.bandwidth import PROTOCOL as BANDWIDTH
+from node.bandwidth import Bandwidth
 from node.ports import Channel
 from tests.adapters.contract_network import OFFERS, hear, mesh, meshed, until
 from tests.adapters.libp2p.world import (
@@ -328,3 +331,12 @@ def test_keys_and_peer_ids_are_the_same_bytes() -> None:
     ):
         with pytest.raises(UnreachableError):
             parse_address(wrong)
+
+
+async def test_a_line_is_measured_over_real_channels(networks: World) -> None:
+    one, other = await networks.start(0), await networks.start(1)
+    one.accept(BANDWIDTH, Bandwidth(one, SystemEntropy()).serve)
+    await until(lambda: any(info.rtt_us for info in other.peers()))
+    down_kbps, up_kbps = await Bandwidth(other, SystemEntropy()).measure()
+    assert down_kbps > 1000
+    assert up_kbps > 1000

@@ -10,13 +10,14 @@ import pytest
 
 from node.adapters.oci import doctor
 from node.adapters.oci.doctor import CLASSES
-from tests.adapters.sandbox.harness import Driver, env
+from tests.adapters.sandbox.harness import DRIVERS, Driver, env
 
 pytestmark = pytest.mark.sandbox
 
 LIMITS = {19}  # bombs and hogs: tests/adapters/sandbox/test_limits.py
 
 
+@pytest.mark.parametrize("each_driver", [*DRIVERS, "remapped"], indirect=True)
 async def test_every_attempt_to_escape_is_blocked(each_driver: Driver) -> None:
     name = f"gridsouk-probe-{each_driver.settings.instance}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
@@ -28,11 +29,13 @@ async def test_every_attempt_to_escape_is_blocked(each_driver: Driver) -> None:
             each_driver.blobs,
             each_driver.image,
             envs=(env("PROBE_PORT", port), env("PROBE_SOCKET", name)),
+            gang=True,
         )
     print("\n" + "\n".join(f"{a.kind:>3} {a.outcome:<14} {a.name}" for a in attempts))
     assert [attempt for attempt in attempts if not attempt.blocked] == []
     assert {attempt.kind for attempt in attempts} == set(CLASSES) - LIMITS
     assert len(attempts) > 100
+    assert sum("gang" in attempt.name for attempt in attempts) >= 8
     assert await each_driver.sandbox.works() == ()
 
 
