@@ -31,6 +31,7 @@ PRICE: Final = "36.00"  # an hour; a second is then 0.01
 PER_SECOND: Final = MILLION // 100
 STARTING_S: Final = 4.0  # a kill while it starts comes within so long
 WORKING_S: Final = 2.0  # ... while it works, within so long after it answers
+HEARD_S: Final = 12.0  # silent for longer, it is left alone: half a minute would be its end
 PATIENCE_S: Final = 240.0
 JOB: Final = """
 name: outlives
@@ -123,24 +124,24 @@ async def _keep_port(node: Member) -> None:
 
 
 async def _kill(node: Member, buyer: Member, job: str, kills: int, rng: random.Random) -> int:
-    """Every other time before it is heard again; returns how often it did not even answer."""
+    """Every other time while it starts; returns how often it did not answer yet."""
     starting = 0
     for number in range(kills):
         if number % 2:
             await trio.sleep(rng.uniform(0.0, STARTING_S))
             starting += not await _answers(node)
         else:
-            await _heard(node, buyer, job)
+            await _heard(node, buyer, job, HEARD_S)
             await trio.sleep(rng.uniform(0.0, WORKING_S))
         node.kill(signal.SIGKILL)
         node.start()
     return starting
 
 
-async def _heard(node: Member, buyer: Member, job: str) -> None:
-    """Until it is up, and the requester has heard of the job since."""
+async def _heard(node: Member, buyer: Member, job: str, within_s: float = 0.0) -> None:
+    """Until it is up, and the requester has heard of the job since then or shortly before."""
     await node.until_ready()
-    since = time.time()
+    since = time.time() - within_s
     await _until(buyer, job, lambda shown: (shown["last_heard"] or 0) > since or shown["over"])
 
 
