@@ -209,7 +209,9 @@ async def _scrub(member: Member) -> None:
     place = to_place(settings)
     assert place.sandbox is not None, "who sells has a sandbox"
     blobs = await open_blobs(place.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
-    sandbox = OciSandbox(place.sandbox, blobs, discover(place.declared))
+    sandbox = OciSandbox(
+        place.sandbox, blobs, discover(place.declared, place.data_dir / "units.json")
+    )
     for work in await sandbox.works():
         await sandbox.scrub(work)
 
