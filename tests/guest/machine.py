@@ -37,6 +37,7 @@ MODULES: Final = (
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
     "drivers/block/loop.ko",
+    "drivers/net/tun.ko",
     "fs/fuse/fuse.ko",
     "fs/fuse/virtiofs.ko",
     "fs/overlayfs/overlay.ko",
