@@ -194,7 +194,7 @@ FUNCTION_LINES_MAX = 70
 SEEDED = frozenset({"market/simulate/jobs.py"})  # is handed a seeded Random, and names its type
 LONG_FILES: dict[str, int] = {
     "node/adapters/oci/probe.py": 410,  # a list; its two sequels stand beside it
-    "node/ports.py": 760,  # the waist: one page to read before any adapter
+    "node/ports.py": 800,  # the waist: one page to read before any adapter
     "market/messages.py": 430,  # the closed union: one page to read the protocol from
     "market/apply.py": 470,  # every event in one match: the only place where a phase changes
     "market/spec.py": 440,  # the job file's keys and their readers: one page to look them up
@@ -205,7 +205,7 @@ LONG_FILES: dict[str, int] = {
     "node/adapters/oci/shim.py": 500,  # runs alone under `python -I -S`: it cannot import ours
 }  # path: lines, for the few that are better whole; say why
 LONG_FUNCTIONS: dict[str, int] = {
-    "node/app.py:run_node": 80,  # the wiring: a line or two for each room
+    "node/app.py:run_node": 90,  # the wiring: a line or two for each room
     "node/cli/simulate.py:simulate": 115,  # its signature and help are two thirds of it
 }  # path:function: lines, likewise
 

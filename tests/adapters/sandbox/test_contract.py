@@ -44,13 +44,13 @@ COMMANDS = {
     Behaviour.RUN_ON: "echo state > /ckpt/state; echo hello; sleep 600",
     Behaviour.OVERRUN: "sleep 600",
     Behaviour.IDLE: "true",
-    Behaviour.GREET: "python3 -c '" + GREET + "'",
     Behaviour.LITTER: (
         f"i=1000; while [ $i -lt {1000 + LITTER_FILES} ]; do echo $i > /out/$i; i=$((i+1)); done; "
         "ln -s /etc/passwd /out/a; ln -s / /out/b; ln -s 1000 /out/c; busybox mkfifo /out/d; "
         "mkdir /out/e; ln -s /proc /out/e/f"
     ),
     Behaviour.CLAIM: "busybox dd if=/dev/zero of=/out/big bs=1 count=1 seek=1099511627775",
+    Behaviour.GREET: "python3 -c '" + GREET + "'",
     Behaviour.SERVE: "python3 -c '" + ECHO + "'",
 }
 
