@@ -478,6 +478,9 @@ class Sandbox(Protocol):
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
 
+    async def prune(self) -> int:
+        """Remove what is unpacked of images that no work here uses; returns bytes freed."""
+
     async def works(self) -> tuple[str, ...]:
         """Every work id the sandbox knows, to re-adopt after a restart."""
 
@@ -617,6 +620,9 @@ class Blobs(Protocol):
 
 class Registry(Protocol):
     """Where images come from that no peer has: OCI registries, reached under this node's rules."""
+
+    def for_others(self) -> Registry:
+        """As it is asked for the jobs of others: without what only its owner may have."""
 
     def is_open(self, reference: Reference) -> bool:
         """Whether the host is asked without credentials: what it gives is anybody's."""

@@ -273,6 +273,10 @@ class SimSandbox:
         """Forget it."""
         self._drop(work_id)
 
+    async def prune(self) -> int:
+        """It unpacks nothing."""
+        return 0
+
     async def works(self) -> tuple[str, ...]:
         """What is here."""
         return tuple(sorted(self.work))
