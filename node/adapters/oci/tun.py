@@ -47,12 +47,11 @@ async def hold(pid: int) -> AsyncIterator[TunInterface]:
     names = await trio.to_thread.run_sync(_devices, pid)
     if DEVICE not in names:
         raise SandboxError("the job has no network interface", hint="only a gang's nodes have one")
-    descriptor = await trio.to_thread.run_sync(inside, pid, _attach)
+    interface = TunInterface(await trio.to_thread.run_sync(inside, pid, _attach))
     try:
-        yield TunInterface(descriptor)
+        yield interface
     finally:
-        trio.lowlevel.notify_closing(descriptor)
-        os.close(descriptor)
+        interface.close()
 
 
 def check(control: str = CONTROL) -> Check:
@@ -70,6 +69,12 @@ class TunInterface:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let it go. Whoever still has this must not meet another file under the same number."""
+        descriptor, self._descriptor = self._descriptor, -1
+        trio.lowlevel.notify_closing(descriptor)
+        os.close(descriptor)
 
     async def receive(self) -> bytes:
         """The next packet of the job."""
