@@ -99,14 +99,14 @@ class Node:
             time.sleep(0.2)
         raise AssertionError(f"{self.name}: {(self.home / 'node.log').read_text()[-2000:]}")
 
-    def signal(self, number: int) -> None:
+    def tell(self, number: int) -> None:
         """Tell the process, if there is one."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """End the process and wait until it is gone."""
-        self.signal(number)
+        self.tell(number)
         if self.process is not None:
             try:
                 self.process.wait(15)
@@ -169,7 +169,7 @@ class World:
     def stop(self) -> None:
         """End all of it."""
         for node in (*self.nodes, *self.guests):
-            node.signal(signal.SIGKILL)
+            node.tell(signal.SIGKILL)
         for node in (*self.nodes, *self.guests):
             node.kill()  # what it would do on the way out is no part of these tests
         try:

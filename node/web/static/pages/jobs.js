@@ -1,8 +1,8 @@
 // My jobs: what runs, what ran, what it cost.
-import { html, useEffect } from '../vendor/ui.js';
+import { html } from '../vendor/ui.js';
 import { news } from '../lib/api.js';
-import { ago, money, percent, plural, short, span, when } from '../lib/format.js';
-import { Copy, Empty, Loading, Meter, Panel, Tile, Tiles, Trouble, token, useAsk, useNow } from '../lib/parts.js';
+import { ago, money, plural, short, span, when } from '../lib/format.js';
+import { Copy, Empty, Loading, Panel, Tile, Tiles, Trouble, token, useAsk, useNow } from '../lib/parts.js';
 import { go, place } from '../app.js';
 
 export const STATES = {
