@@ -244,6 +244,37 @@ engines_install() {
     install_packages $(missing_engines)
 }
 
+# ---- guest: an emulated machine with a kernel of Debian's own (tests/guest) ------------------------
+
+guest_title="QEMU, systemd and a kernel for the emulated machine"
+guest_hint="It needs root, apt and an amd64 Debian; then run the same command again."
+
+find_virtiofsd() {
+    [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ]
+}
+
+guest_ready() {
+    command -v qemu-system-x86_64 >/dev/null && find_virtiofsd && [ -x /lib/systemd/systemd ] &&
+        [ -s "$TOOLS/guest/vmlinuz" ] && [ -d "$TOOLS/guest/modules" ]
+}
+
+guest_install() {
+    command -v qemu-system-x86_64 >/dev/null || install_packages qemu-system-x86
+    find_virtiofsd || install_packages virtiofsd
+    [ -x /lib/systemd/systemd ] || install_packages systemd
+    kernel=$(apt-cache depends linux-image-cloud-amd64 |
+        awk '/Depends: linux-image/ { print $2; exit }')
+    rm -rf "$TOOLS/guest" && mkdir -p "$TOOLS/guest/deb"
+    (
+        cd "$TOOLS/guest/deb"
+        apt-get download "$kernel" || { as_root apt-get update && apt-get download "$kernel"; }
+        dpkg -x ./*.deb .
+    )
+    mv "$TOOLS"/guest/deb/lib/modules/*/kernel "$TOOLS/guest/modules"
+    mv "$TOOLS"/guest/deb/boot/vmlinuz-* "$TOOLS/guest/vmlinuz"
+    rm -rf "$TOOLS/guest/deb"
+}
+
 # ---- anvil: the local chain ----------------------------------------------------------------------
 
 anvil_title="anvil, the local chain"

@@ -16,6 +16,7 @@ from typing import Any, Final
 from market.errors import MarketError
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_table
+from node.cli.reports import reach_text
 from node.cli.settings import Settings, config_path
 from node.client.http import Node
 
@@ -117,10 +118,21 @@ def _running(status: dict[str, Any]) -> Iterator[Finding]:
     peers = status["peers"]
     fix = "" if peers else "check bootstrap in the configuration, and firewalls"
     yield Finding("peers", bool(peers), f"{peers} connected", fix)
+    yield _reached(status)
     heard = status["offers_known"]
     yield Finding("offers", bool(heard), f"{heard} heard of", "" if heard else "wait 20 seconds")
     waits = status["waiting_for"]
     yield Finding("at work", not waits, waits or "waits for nothing", "see above" if waits else "")
+
+
+def _reached(status: dict[str, Any]) -> Finding:
+    reach = status["reach"]
+    found, fix = reach_text(reach), ""
+    if reach["reachable"] is False and not reach["relays"]:
+        fix = "open the port of listen in the router, or know a bootstrap peer that relays"
+    elif reach["reachable"] is False and status["selling"]:
+        fix = "staging is as slow as the relay; open the port of listen in the router"
+    return Finding("reachable", not fix, found, fix)
 
 
 def _funded(wallet: dict[str, Any], *, selling: bool) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import trio
@@ -49,7 +50,7 @@ async def test_the_address_book_brings_a_node_back_without_bootstrap(
     first = await networks.alone(0)
     book = tmp_path / "state" / "peers.json"
     other = await networks.alone(1, bootstrap=first.addresses(), address_book=book)
-    await until(lambda: len(other.peers()) == 1)
+    await until(lambda: other._book.addresses(first.key) != ())
     await networks.stop(other)
     assert json.loads(book.read_text())[first.key.hex()]["addresses"] == list(first.addresses())
     again = await networks.alone(1, address_book=book)
@@ -81,12 +82,12 @@ async def test_a_request_dials_a_known_peer(networks: World) -> None:
     await other.connect(first.addresses()[0])
     await other._peers.drop(first.key)
     await until(lambda: other.peers() == ())
-    assert await other.request(first.key, b"again", timeout_s=5) == b"again"
+    assert await other.request(first.key, b"again", timeout_s=20) == b"again"
 
 
 async def test_a_silent_peer_is_dropped(networks: World) -> None:
     """The connection stands, but nothing is answered any more: only a ping can tell."""
-    one = await networks.start(0, ping_interval_s=0.2, ping_timeout_s=0.3)
+    one = await networks.start(0, ping_interval_s=0.2, ping_timeout_s=2.0)
     other = await networks.alone(1, ping_interval_s=60.0, min_peers=0)
     await other.connect(one.addresses()[0])
     await until(lambda: any(info.rtt_us for info in one.peers()))
@@ -131,8 +132,9 @@ async def test_a_node_vouches_only_for_what_it_knows(networks: World) -> None:
     one, other = await networks.start(0), await networks.start(1)
     third = await networks.alone(2, bootstrap=one.addresses(), min_peers=0)
     await until(lambda: third.key in {info.peer for info in one.peers()})
-    await until(lambda: one._keeper._own_claims(third.key, "/ip4/127.0.0.1/tcp/1") != [])
-    assert one._keeper._own_claims(third.key, "/ip4/203.0.113.9/tcp/1") == []
+    (seen,) = [info for info in one.peers() if info.peer == third.key]
+    await until(lambda: one._keeper._own_claims(seen) != [])
+    assert one._keeper._own_claims(replace(seen, address="/ip4/203.0.113.9/tcp/1")) == []
     known = decode(Known, await one._keeper.tell(third.key, b""))
     assert known.addresses == (other.addresses()[0],)
 
