@@ -193,7 +193,10 @@ remembered.
   name its wallet and key, the offer's wallet and key, the token, no arbiter, a price within the
   bid, as many units as were asked for, the job, a duration of `max_duration_s` and not much more, a
   deposit of no more than price x units x duration, rounded up, and at least the offer's
-  collateral and the demand's `slash_bps`. The agreement's id is the digest of the terms.
+  collateral and the demand's `slash_bps`. The agreement's id is the digest of the terms. The
+  provider writes them: `units` has the bits of slots that it has not sold (`unitsTaken` of the
+  escrow), `salt` is random, the windows are within the escrow's `limits()`, and its own wallet has
+  staked the collateral and authorised its operator.
 - **accept**: before `hold_until_s`; the signature is the `operator`'s over the same digest. A
   single job has `rank` 0, `num_nodes` 1 and no `members`. `secrets` are sealed boxes (libsodium's
   `crypto_box_seal`) to the provider's peer key, converted to X25519.
