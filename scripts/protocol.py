@@ -112,6 +112,14 @@ def _lines() -> Iterator[str]:
     yield from _eip712()
 
 
+_OWN_REQUESTS: Final = """\
+  Kinds: 0 an envelope; 1 "where are your peers?", or one of them by its 32-byte key, answered by
+  `{"addresses": [...]}`; 2 a reply, 3 a failure; 4 "dial me back", `{"ports": [...]}`, answered by
+  `{"tried": bool, "ip": text, "ports": [...]}`. Those without an envelope are MessagePack too.
+- **Relays**: circuit relay v2, `/libp2p/circuit/relay/0.2.0/hop` and `/stop`, without vouchers. A
+  hidden peer's address is `/ip4/../tcp/../p2p/RELAY/p2p-circuit/p2p/PEER`."""
+
+
 def _rules() -> Iterator[str]:
     prefix = signing._PREFIX.decode().replace("\n", "\\n")
     topics = ", ".join(f"`{topic}`" for topic in _topics())
@@ -159,6 +167,7 @@ libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its na
   `offers` goes to the first topic, `wanted` and `unwanted` to the second.
 - **Requests**: `/gridsouk/requests/1`, one long-lived stream per peer and direction. Frames are
   `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it.
+{_OWN_REQUESTS}
 - **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
   kinds are DATA 0, ACK 1, END 2, ENDED 3. Data frames have at most {limits.CHUNK_BYTES} bytes. The
   sender spends credit, {limits.CHUNK_BYTES * limits.CREDIT_CHUNKS} bytes in flight at most, which
