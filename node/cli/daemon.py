@@ -175,7 +175,7 @@ def _reload(
     return replace(settings, provider=new.provider, drain_s=new.drain_s)
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(level: str = "info") -> None:
     """Facts for people on a terminal, JSON lines for whatever else reads them; never on stdout."""
     import sys
 
@@ -193,7 +193,7 @@ def log_to_stderr() -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 

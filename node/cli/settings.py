@@ -65,6 +65,7 @@ class RegistryHost:
     password_file: Path | None = None
     private: bool = False
     insecure: bool = False
+    for_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +308,7 @@ def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
             password_file=read.get(table, "password_file", read.path, None),
             private=read.get(table, "private", read.flag, False),
             insecure=read.get(table, "insecure", read.flag, False),
+            for_jobs=read.get(table, "for_jobs", read.flag, False),
         )
         if bool(known.username) != (known.password_file is not None):
             raise SettingsError(f'"{host}": username and password_file go together')

@@ -35,9 +35,9 @@ class Behaviour(Enum):
     RUN_ON = "says hello, leaves a checkpoint, runs until it is stopped"
     OVERRUN = "runs past its time"
     IDLE = "ends with 0 and leaves nothing"
+    GREET = "sends a datagram, hello, from and to port 9000 of rank 1, and says what it is answered"
     LITTER = "leaves the outputs 1000, 1001 and so on, LITTER_FILES in all, and links and a FIFO"
     CLAIM = "leaves an output that says it has a terabyte"
-    GREET = "sends a datagram, hello, from and to port 9000 of rank 1, and says what it is answered"
     SERVE = "says hello, listens on port 8000, gives back what it is sent, until it is stopped"
 
 

@@ -1,12 +1,11 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]
-[greet]`. Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one
-result says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how
-far it is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job
-fails, any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a
-one. What has `greet` says hello to rank 1 of its gang, by UDP on port 9000, and then what it is
-answered.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]`.
+Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result
+says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
+is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
+any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a one.
+One with `greet` says hello to rank 1 of its gang, by UDP to port 9000, and then its answers.
 """
 
 from __future__ import annotations
@@ -272,6 +271,10 @@ class SimSandbox:
     async def scrub(self, work_id: str) -> None:
         """Forget it."""
         self._drop(work_id)
+
+    async def prune(self) -> int:
+        """It unpacks nothing."""
+        return 0
 
     async def works(self) -> tuple[str, ...]:
         """What is here."""

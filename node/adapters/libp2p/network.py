@@ -43,7 +43,7 @@ from node.ports import Answerer, Channel, ChannelHandler, Clock, Heard, PeerInfo
 
 log = structlog.get_logger(__name__)
 
-_REQUESTS = TProtocol("/gridsouk/requests/1")
+REQUESTS = TProtocol("/gridsouk/requests/1")
 _CLOSE_S = 3.0
 _ANSWERER_WAIT_S = 5.0  # a request that comes while the node is still being put together
 
@@ -103,7 +103,7 @@ class Network:
         )
         self._answerer: Answerer | None = None
         self._answerer_set = trio.Event()
-        self._host.set_stream_handler(_REQUESTS, self._requests.serve)
+        self._host.set_stream_handler(REQUESTS, self._requests.serve)
 
     # Gossip.
 
@@ -278,7 +278,7 @@ class Network:
         return await self._requests.ask(peer, data, timeout_s, ASK_DIAL_BACK)
 
     async def _open_requests(self, peer: bytes) -> Any:
-        return await self._new_stream(peer, _REQUESTS)
+        return await self._new_stream(peer, REQUESTS)
 
     async def _new_stream(self, peer: bytes, protocol: TProtocol) -> Any:
         if peer == self.key:

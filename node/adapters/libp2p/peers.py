@@ -14,7 +14,9 @@ from weakref import WeakSet
 import structlog
 import trio
 from libp2p.abc import INotifee
+from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.rcmgr import Direction
 
 from market.units import UnixTime
@@ -28,6 +30,7 @@ from node.ports import Clock, PeerInfo
 log = structlog.get_logger(__name__)
 
 _PING_BYTES = 32
+_NOT_SPOKEN = "protocols not supported"  # how the library words multistream's `na`
 _SMOOTHING = 8  # of the round trip, as TCP does it (RFC 6298)
 
 
@@ -158,8 +161,17 @@ class Peers:
                 await trio.sleep(self._interval_s)
 
     async def _ping(self, key: bytes) -> int:
-        """One round trip in microseconds over libp2p's own protocol; -> never less than 1."""
-        stream = await self._host.new_stream(peer_id(key), [PING])
+        """One round trip in microseconds over libp2p's own protocol; -> never less than 1.
+
+        A peer need not speak it. That it says so is an answer too, and its time a bound.
+        """
+        sent_at = trio.current_time()
+        try:
+            stream = await self._host.new_stream(peer_id(key), [PING])
+        except StreamFailure as problem:
+            if not _declined(problem):
+                raise
+            return max(1, int((trio.current_time() - sent_at) * 1_000_000))
         try:
             token = secrets.token_bytes(_PING_BYTES)
             sent_at = trio.current_time()
@@ -191,6 +203,12 @@ class _Notifee(INotifee):  # type: ignore[misc]
     async def listen(self, network: Any, multiaddr: Any) -> None: ...
 
     async def listen_close(self, network: Any, multiaddr: Any) -> None: ...
+
+
+def _declined(problem: StreamFailure) -> bool:
+    """Whether the peer answered that it does not speak the protocol: not silence, not an end."""
+    cause = problem.__cause__
+    return isinstance(cause, MultiselectClientError) and _NOT_SPOKEN in str(cause)
 
 
 def _is_outbound(connection: Any) -> bool:

@@ -41,6 +41,7 @@ _GONE_S = 2.0
 async def execute(
     runtime: tuple[str, ...],
     paths: WorkPaths,
+    cgroup: str,
     plan: bundle.Plan,
     argv: tuple[str, ...],
     terminal: Terminal | None,
@@ -90,7 +91,7 @@ async def execute(
     finally:
         with trio.CancelScope(shield=True):
             if running is not None:
-                await _end(running.process, pid_file, paths.cgroup)
+                await _end(running.process, pid_file, cgroup)
                 await running.aclose()
             await trio.to_thread.run_sync(_forget, folder)
 

@@ -77,14 +77,13 @@ def launch(
     paths: WorkPaths,
     cgroup: Cgroup,
     settings: OciSettings,
-    spec: Path,
     expected: Expected,
-    module: str,
+    command: list[str],
 ) -> None:
-    """Start, verify, let go. Raises SandboxError; then nothing of it runs."""
+    """Start the shim, verify, let go. Raises SandboxError; then nothing of it runs."""
     with (paths.state / "shim.err").open("ab") as errors:
         shim = subprocess.Popen(
-            shim_command(spec, module),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from node.adapters.libp2p.identity import format_address, key_pair
 from node.adapters.libp2p.peerkeeper import Known
 from node.adapters.libp2p.peers import Peers
 from tests.adapters.contract_network import hear, meshed, until
-from tests.adapters.libp2p.world import World, seed
+from tests.adapters.libp2p.world import World, dial, seed, stock_host
 
 
 def key(number: int) -> bytes:
@@ -81,7 +82,7 @@ async def test_a_request_dials_a_known_peer(networks: World) -> None:
     await other.connect(first.addresses()[0])
     await other._peers.drop(first.key)
     await until(lambda: other.peers() == ())
-    assert await other.request(first.key, b"again", timeout_s=5) == b"again"
+    assert await other.request(first.key, b"again", timeout_s=20) == b"again"
 
 
 async def test_a_silent_peer_is_dropped(networks: World) -> None:
@@ -96,6 +97,27 @@ async def test_a_silent_peer_is_dropped(networks: World) -> None:
 
     other._host.set_stream_handler("/ipfs/ping/1.0.0", silent)
     await until(lambda: one.peers() == ())
+
+
+async def test_a_peer_that_does_not_speak_ping_stays(networks: World) -> None:
+    """Ping is no duty in libp2p, and js-libp2p leaves it out; a peer that says so is alive."""
+    one = await networks.start(0, ping_interval_s=0.05, ping_timeout_s=5.0)
+    async with stock_host() as host:
+        host.remove_stream_handler("/ipfs/ping/1.0.0")
+        await dial(host, one)
+        asked = Counter[str]()
+        measure = one._peers._ping
+
+        async def counted(key: bytes) -> int:
+            rtt_us = await measure(key)
+            asked["answered"] += 1
+            return rtt_us
+
+        one._peers._ping = counted  # type: ignore[method-assign]
+        await until(lambda: asked["answered"] >= 3)
+        assert [info.rtt_us is not None for info in one.peers()] == [True]
+        await host.close()
+        await until(lambda: one.peers() == ())
 
 
 async def test_the_round_trip_is_measured_and_plausible(networks: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from node.adapters.disk.blobs import open_blobs
 from node.adapters.oci.base_image import build_base_image
 from tests.adapters.sandbox.harness import (
     DRIVERS,
+    ENGINES,
     MIB,
     Driver,
     engine,
@@ -27,7 +29,12 @@ Engines = Callable[[str], Path]
 
 @pytest.fixture(scope="session")
 def base_image(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, int]:
-    """The base image without packages: its file, hash and size."""
+    """The base image without packages: its file, hash and size. An emulated machine is given it."""
+    given = os.environ.get("GRIDSOUK_BASE_IMAGE")
+    if given:
+        with open(given, "rb") as file:
+            hashed = hashlib.file_digest(file, "sha256").digest()
+        return Path(given), hashed, os.path.getsize(given)
     path = tmp_path_factory.mktemp("image") / "base.tar"
     hash_, size = build_base_image(path, ())
     return path, hash_, size
@@ -63,8 +70,10 @@ async def open_driver(
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
     path, hash_, size = base_image
     changes: dict[str, object] = {"runtime": kind}
-    if kind in ("docker", "podman"):
+    if kind in ENGINES:
         changes = {"runtime": "", "driver": "engine", "socket": engines(kind)}
+    if kind == "remapped":
+        changes["run_dir"] = engines(kind).with_name("mounts")
     settings = small_settings(root / kind, f"test-{kind}-{os.getpid()}", **changes)
     blobs = await open_blobs(root / "blobs", bytes_max=1024 * MIB, pinned=tuple)
     if await blobs.size(hash_) is None:

@@ -65,6 +65,10 @@ LIES = {
         "was not granted",
     ),
     "another folder": ("process['cwd'] = '/tmp'", "working directory"),
+    "another disk": (
+        "[m.update(source='/srv') for m in config['mounts'] if m['destination'] == '/out']",
+        "/out is not the job's disk",
+    ),
     "/sys": (
         "config['mounts'].append(dict(destination='/sys', type='bind', source='/sys', "
         "options=['rbind', 'ro']))",

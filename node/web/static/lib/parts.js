@@ -78,7 +78,9 @@ export function Copy({ text, label = 'Copy', children }) {
   const copy = async () => {
     try { await navigator.clipboard.writeText(text); set(true); setTimeout(() => set(false), 1500); } catch { say('bad', 'The browser did not let the page copy.', 'Select the text and copy it by hand.'); }
   };
-  return html`<span class="row">${children}<button type="button" class="plain tiny" onClick=${copy} aria-label=${`${label}: ${text.slice(0, 40)}`}>${done ? 'Copied' : label}</button></span>`;
+  return html`<span class="copy">${children}<button type="button" class=${children ? 'icon' : ''} onClick=${copy} title=${label} aria-label=${`${label}: ${text.slice(0, 40)}`}>
+    <svg viewBox="0 0 16 16" width="14" height="14" fill="none" stroke="currentColor" stroke-width="1.6" aria-hidden="true"><path d=${done ? 'm3 8.5 3.2 3.2L13 4.8' : 'M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3'} /></svg>${children ? '' : done ? 'Copied' : label}</button>
+    <span class="hidden" role="status">${done ? 'Copied' : ''}</span></span>`;
 }
 
 export const Id = ({ value, head = 8, tail = 4 }) => (value ? html`<${Copy} text=${value}><code title=${value}>${short(value, head, tail)}</code><//>` : '–');
@@ -119,11 +121,11 @@ export function Dialog({ title, drawer, onClose, children }) {
     <div class="inner"><div class="row"><h2>${title}</h2><button class="plain close" onClick=${() => ref.current.close()}>Close</button></div>${children}</div></dialog>`;
 }
 
-export function Ask({ title, action, kind = 'primary', onYes, onClose, children }) {
+export function Ask({ title, action, kind = 'primary', disabled, onYes, onClose, children }) {
   const [busy, set] = useState(false);
   const yes = async () => { set(true); try { await onYes(); onClose(); } catch (problem) { set(false); say('bad', problem.message, problem.hint); } };
   return html`<${Dialog} title=${title} onClose=${onClose}>${children}
-    <div class="row"><button class=${kind} disabled=${busy} onClick=${yes}>${busy ? html`<span class="spin"></span>` : ''}${action}</button>
+    <div class="row"><button class=${kind} disabled=${busy || disabled} onClick=${yes}>${busy ? html`<span class="spin"></span>` : ''}${action}</button>
     <button onClick=${onClose}>Not now</button></div><//>`;
 }
 
