@@ -18,7 +18,7 @@ from market.errors import (
     StaleError,
 )
 from market.signing import _PREFIX
-from node.adapters.libp2p import bounds, channel, network, peers, pubsub, requests
+from node.adapters.libp2p import bounds, channel, circuit, network, peers, pubsub, requests
 from node.adapters.libp2p.host import NetworkConfig
 from node.artifacts import PROTOCOL as BLOB
 from node.bandwidth import PROTOCOL as BANDWIDTH
@@ -117,12 +117,18 @@ address that a peer claims is told to others if it is on the host that it connec
 - **Requests**: `{network.REQUESTS}`, one long-lived stream per peer and direction. Frames are
   `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it. Kinds:
   {requests.ASK} a message, {requests.ASK_PEERS} a question for other peers, {requests._REPLY} the \
-reply, {requests._FAILED} not answered (the payload says why, in UTF-8).
+reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
+  {requests.ASK_DIAL_BACK} "dial me back".
   A reply has the id of its request, and replies come in any order. The payload of a message and of
   its reply is a sealing: a request's `to` is who is asked, a reply's who asked. At most \
 {bounds.REQUESTS_PER_PEER_MAX} are in
   flight. A peer's new stream takes the place of the one before. A question for other peers has no
-  payload; its reply is a bare [`Known`](#known), which may be empty.
+  payload, or the 32-byte key of the one that is looked for; its reply is a bare
+  [`Known`](#known), which may be empty. "Dial me back" is a bare [`TryMe`](#tryme), answered by
+  [`Tried`](#tried); neither is a duty.
+- **Relays**: circuit relay v2, `{circuit.HOP}` and
+  `{circuit.STOP}`, without vouchers. The address of a peer behind one is
+  `/ip4/../tcp/../p2p/RELAY/p2p-circuit/p2p/PEER`. To use and to be one is no duty.
 - **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
   kinds are DATA {channel._DATA}, ACK {channel._ACK}, END {channel._END}, ENDED {channel._ENDED}.
   Only DATA has a payload, of at most {limits.CHUNK_BYTES} bytes.
@@ -193,7 +199,10 @@ remembered.
   name its wallet and key, the offer's wallet and key, the token, no arbiter, a price within the
   bid, as many units as were asked for, the job, a duration of `max_duration_s` and not much more, a
   deposit of no more than price x units x duration, rounded up, and at least the offer's
-  collateral and the demand's `slash_bps`. The agreement's id is the digest of the terms.
+  collateral and the demand's `slash_bps`. The agreement's id is the digest of the terms. The
+  provider writes them: `units` has the bits of slots that it has not sold (`unitsTaken` of the
+  escrow), `salt` is random, the windows are within the escrow's `limits()`, and its own wallet has
+  staked the collateral and authorised its operator.
 - **accept**: before `hold_until_s`; the signature is the `operator`'s over the same digest. A
   single job has `rank` 0, `num_nodes` 1 and no `members`. `secrets` are sealed boxes (libsodium's
   `crypto_box_seal`) to the provider's peer key, converted to X25519.

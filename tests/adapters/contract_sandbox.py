@@ -306,6 +306,11 @@ async def a_node_of_a_gang_has_an_interface_and_nobody_else(bench: Bench) -> Non
                         pass
                 interface.send(udp(address(1), address(0), answer))
                 await bench.wait_said(workspace.work_id, answer)
+    for _ in range(2):
+        with pytest.raises(SandboxError):
+            interface.send(udp(address(1), address(0), b"too late"))
+    with pytest.raises(SandboxError):
+        await interface.receive()
 
 
 async def _heard(execution: Execution) -> dict[Stream, bytes]:

@@ -88,6 +88,16 @@ export class Chain {
     for (const tx of sent) await tx.wait()
   }
 
+  /** Backs agreements with so much of what was deposited. */
+  async stake (amount) {
+    await (await this.escrow.stake(await this.token.getAddress(), amount)).wait()
+  }
+
+  async settle (terms, voucher, signature) {
+    const args = [onChain('Terms', terms), onChain('Voucher', voucher), hex(signature)]
+    await (await this.escrow.settle(...args)).wait()
+  }
+
   /** Opens the agreement; returns when, in Unix seconds. */
   async open (terms, requesterSignature, providerSignature) {
     const tx = await this.escrow.open(onChain('Terms', terms), hex(requesterSignature), hex(providerSignature))

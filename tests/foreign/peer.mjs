@@ -2,12 +2,15 @@
 //
 //     node peer.mjs watch town.json              joins, and prints the live offers that it verified
 //     node peer.mjs rent  town.json COMMAND      rents a unit, runs COMMAND, fetches its results
+//     node peer.mjs sell  town.json PRICE        offers a unit at PRICE an hour, and sells it once
+//     node peer.mjs image town.json FILE         writes a small image
 //
-// town.json: {bootstrap, network, rpc, escrow, token, wallet}. Prints one line of JSON for each thing that happens.
+// town.json: {bootstrap, network, rpc, escrow, token, wallet, busybox}. Prints a line of JSON for
+// each thing that happens.
 
 import './polyfill.mjs'
 import { randomBytes } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 
 const say = fact => console.log(JSON.stringify(fact, (_, value) => typeof value === 'bigint' ? String(value) : value))
 const [command, file, ...rest] = process.argv.slice(2)
@@ -18,12 +21,20 @@ if (command === 'watch') {
   const { watch } = await import('./watch.mjs')
   const { peer, offers } = await watch({ ...given, seed, say })
   say({ offers, refused: peer.refused })
-  await new Promise(r => setTimeout(r, +(process.env.STAY ?? 0)))
-  say({ connections: peer.libp2p.getConnections().length })
   await peer.stop()
 }
 
 if (command === 'rent') {
   const { rent } = await import('./requester.mjs')
   say(await rent({ ...given, seed, command: rest[0], say }))
+}
+
+if (command === 'sell') {
+  const { sell } = await import('./provider.mjs')
+  say(await sell({ ...given, seed, price: rest[0], say }))
+}
+
+if (command === 'image') {
+  const { imageOf } = await import('./image.mjs')
+  writeFileSync(rest[0], imageOf(readFileSync(given.busybox)))
 }

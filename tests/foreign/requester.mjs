@@ -11,9 +11,9 @@ import { sync } from './watch.mjs'
 
 const NOBODY = Buffer.alloc(20)
 const DURATION_S = 60
-const WINDOW_MS = 2_000
+const WINDOW_MS = 1_500
 const STANDS_S = 60
-const PRICE_MAX = 100_000_000 // per unit-hour, in base units of a token with six decimals
+const PRICE_MAX = 5_000_000 // per unit-hour, in base units of a token with six decimals
 const FUNDS = 50_000_000
 const seconds = () => Math.floor(Date.now() / 1000)
 
@@ -105,6 +105,7 @@ class Rental {
 
   async #choose () {
     while (this.quotes.length === 0) await this.#something()
+    await pause(this.demand.quote_by_ms - Date.now()) // others may be cheaper
     clearInterval(this.saying)
     const price = ({ terms }) => Number(terms.money.price_per_hour)
     const [best, ...others] = this.quotes.sort((a, b) => price(a) - price(b))
@@ -233,6 +234,7 @@ class Rental {
   }
 }
 
+const pause = ms => new Promise(resolve => setTimeout(resolve, ms))
 const hex = data => data.toString('hex')
 const ones = bits => [...BigInt(bits).toString(2)].filter(bit => bit === '1').length
 const ceil = (value, by) => (value + by - 1n) / by

@@ -41,6 +41,18 @@ async def a_job_sees_its_inputs_variables_and_places(driver: Driver) -> None:
     assert lines[5] == "void"
 
 
+@pytest.mark.parametrize("each_driver", ["runc", "crun"], indirect=True)
+async def test_a_node_that_systemd_started_starts_jobs(
+    each_driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runtimes pass the socket on that systemd hears from; a job's root has no place for it."""
+    for name in ("NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID"):
+        monkeypatch.setenv(name, "/run/systemd/notify" if name == "NOTIFY_SOCKET" else "1")
+    work_id = await each_driver.started("sleep 60")
+    async with each_driver.sandbox.execute(work_id, ("/bin/echo", "well")) as running:
+        assert await running.receive() == (Stream.OUT, b"well\n")
+
+
 async def test_calls_are_safe_to_repeat(driver: Driver) -> None:
     workspace = driver.workspace("echo once >> /out/count; cat /out/count; sleep 0.2")
     sandbox, work_id = driver.sandbox, workspace.work_id
