@@ -339,6 +339,30 @@ browser_install() {
     cp scripts/pins/axe/package-lock.json "$TOOLS/axe/.lock"
 }
 
+# ---- foreign: js-libp2p, for the peer in another language --------------------------------------
+
+foreign_title="js-libp2p for the tests with a peer in another language"
+foreign_hint=$python_hint
+
+# js-libp2p is written for Node 22; with tests/foreign/polyfill.mjs 20 will do, and 18 will not.
+find_foreign_node() {
+    case $(node --version 2>/dev/null) in
+    v2[0-9].* | v[3-9][0-9].*) return 0 ;;
+    esac
+    use_wheel_node
+}
+
+foreign_ready() {
+    find_foreign_node &&
+        cmp -s tests/foreign/package-lock.json tests/foreign/node_modules/.gridsouk-lock
+}
+
+foreign_install() {
+    find_foreign_node && npm --version >/dev/null 2>&1 || need_wheel_node
+    (cd tests/foreign && npm ci --prefer-offline --ignore-scripts --no-audit --no-fund)
+    cp tests/foreign/package-lock.json tests/foreign/node_modules/.gridsouk-lock
+}
+
 # ---- contracts: forge, solc and the libraries of contracts/package.json --------------------------
 
 contracts_title="Solidity toolchain (contracts/node_modules)"
@@ -371,6 +395,11 @@ need_npm() {
     if find_node && npm --version >/dev/null 2>&1; then
         return 0
     fi
+    need_wheel_node
+}
+
+need_wheel_node() {
+    use_wheel_node && npm --version >/dev/null 2>&1 && return 0
     need_uv
     "$UV" pip install --no-progress --python "$(any_python)" --target "$TOOLS/node" \
         --require-hashes -r scripts/pins/node.txt

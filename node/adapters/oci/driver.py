@@ -177,6 +177,10 @@ class ContainerSandbox:
         if not self._locks[work_id].statistics().tasks_waiting:
             del self._locks[work_id]
 
+    async def prune(self) -> int:
+        """Remove what is unpacked of images that no job here uses; returns bytes freed."""
+        return await self._placing.prune()
+
     async def works(self) -> tuple[str, ...]:
         """Every job of which there is a trace: on disk, mounted, a group or a container."""
         return tuple(sorted(await thread(self._works) | await self._runtime.known()))
