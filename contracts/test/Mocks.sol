@@ -156,7 +156,9 @@ contract MoodyWallet {
         Reverts,
         Garbage,
         Burns,
-        Reenters
+        Reenters,
+        Floods,
+        Lies
     }
 
     address public immutable OWNER;
@@ -184,6 +186,13 @@ contract MoodyWallet {
             }
         }
         if (mood == Mood.Burns) while (true) {}
+        if (mood == Mood.Floods) {
+            assembly {
+                mstore(0, shl(224, 0x1626ba7e)) // the right answer, and very much behind it
+                return(0, 400000)
+            }
+        }
+        if (mood == Mood.Lies) return 0xffffffff;
         if (mood == Mood.Reenters) {
             (bool done,) = target.call(data); // under a staticcall, whatever writes reverts
             require(done, "refused");

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Contract artifacts: writes them from a fresh build, or checks that a fresh build equals them.
 
+Those that ship lie in contracts/artifacts; those that only tests deploy, in tests/contracts.
+
     contracts/tools/artifacts.py --write
     contracts/tools/artifacts.py --check
 
@@ -23,6 +25,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 ARTIFACTS = ROOT / "artifacts"
 CONTRACTS = ("Escrow", "TestToken")
+FIXTURES = ROOT.parent / "tests" / "contracts"
+MOCKS = ("Wallet", "MoodyWallet", "CallbackToken")  # of test/Mocks.sol
 SIZE_MAX = 21_999  # bytes of runtime code: our goal; EIP-170 allows 24,576
 
 
@@ -35,11 +39,19 @@ def forge() -> str:
 
 
 def build(out: Path) -> None:
-    command = [forge(), "build", "--force", "--skip", "test", "--out", str(out / "out")]
-    command += ["--cache-path", str(out / "cache")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"forge build failed:\n{done.stdout}{done.stderr}")
+    """What ships is compiled by itself, so that no test changes a byte of it."""
+    for where, what in (("out", ["--skip", "test"]), ("mocks", ["test/Mocks.sol"])):
+        command = [forge(), "build", "--force", *what, "--out", str(out / where)]
+        command += ["--cache-path", str(out / f"{where}-cache")]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"forge build failed:\n{done.stdout}{done.stderr}")
+
+
+def fixture(name: str, out: Path) -> str:
+    """What a test needs of a mock: how to deploy and to call it."""
+    built = json.loads((out / "mocks" / "Mocks.sol" / f"{name}.json").read_text())
+    return canonical({"abi": built["abi"], "bytecode": built["bytecode"]["object"]})
 
 
 def artifact(name: str, out: Path) -> dict[str, Any]:
@@ -81,22 +93,28 @@ def main() -> None:
     arguments = parser.parse_args()
 
     failed = False
+
+    def settle(committed: Path, text: str) -> None:
+        nonlocal failed
+        if arguments.write:
+            committed.parent.mkdir(exist_ok=True)
+            committed.write_text(text)
+        elif not committed.exists() or committed.read_text() != text:
+            failed = True
+            sys.stderr.write(f"{committed.name}: differs from a fresh build; run --write\n")
+
     with tempfile.TemporaryDirectory() as folder:
         build(Path(folder))
         for name in CONTRACTS:
             value = artifact(name, Path(folder))
-            text = canonical(value)
             size = len(value["deployedBytecode"]) // 2 - 1
-            committed = ARTIFACTS / f"{name}.json"
             if size > SIZE_MAX:
                 failed = True
                 sys.stderr.write(f"{name}: {size} bytes of runtime code, limit {SIZE_MAX}\n")
-            if arguments.write:
-                committed.write_text(text)
-            elif not committed.exists() or committed.read_text() != text:
-                failed = True
-                sys.stderr.write(f"{name}: artifact differs from a fresh build; run --write\n")
+            settle(ARTIFACTS / f"{name}.json", canonical(value))
             sys.stdout.write(f"{name}: {size} bytes of runtime code\n")
+        for name in MOCKS:
+            settle(FIXTURES / f"{name}.json", fixture(name, Path(folder)))
     sys.exit(1 if failed else 0)
 
 

@@ -152,6 +152,10 @@ class WalletDesk:
         data = await self._errands().permit(wallet, amount)
         return {"typed_data": data, "deadline": int(data["message"]["deadline"]) if data else None}
 
+    async def vouch(self, wallet: bytes, digest: bytes, signature: bytes) -> None:
+        """Raise SignatureError unless the contract at `wallet` signed so (ERC-1271). ChainError."""
+        await self._errands().vouch(wallet, digest, signature)
+
     def watch(self, tx: bytes, what: str, wallet: bytes) -> dict[str, Any]:
         """Look for this transaction until it is mined or lost."""
         if tx not in self._watched:

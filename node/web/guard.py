@@ -73,12 +73,18 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse, or hand on."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})  # 403: there is none here
         if scope["type"] != "http":
-            return  # no WebSocket and no lifespan here
+            return
+        private = scope["path"].startswith(_PRIVATE)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *_HEADERS]
+                said = list(message.get("headers", ()))
+                if private and not any(name == b"cache-control" for name, _ in said):
+                    said.append((b"cache-control", b"no-store"))  # no proxy keeps what is ours
+                message["headers"] = [*said, *_HEADERS]
             await send(message)
 
         headers = {name.decode("latin-1"): value.decode("latin-1")
@@ -178,7 +184,8 @@ def _enter(scope: Scope, given: str, door: Door) -> Response:
     problem = _too_fast(scope, door, known=False)
     if problem is not None:
         return problem
-    answer = RedirectResponse(scope["path"], status_code=303)
+    here = "/" + scope["path"].lstrip("/")  # //evil.example would lead to another host
+    answer = RedirectResponse(here, status_code=303)
     if _same(given, door.token):
         answer.set_cookie(door.cookie, door.token, httponly=True, samesite="strict")
     return answer

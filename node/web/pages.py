@@ -63,7 +63,7 @@ class Pages:
         found = self._files.get(path)
         status = 200
         if found is None:
-            known = path == "/" or path.split("/")[1] in ROUTES
+            known = path == "/" or path[1:].partition("/")[0] in ROUTES
             if not known and "text/html" not in headers.get("accept", ""):
                 return problem_response(404, "not-found", "there is no such page")
             found, status = self._index, 200 if known else 404

@@ -20,10 +20,12 @@ import trio
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.events import Closed as ConnectionClosed
 from hypercorn.events import Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
+from hypercorn.utils import parse_socket_addr, wrap_app
 from starlette.types import ASGIApp
 from trio import TaskStatus  # type: ignore[attr-defined]
 
@@ -158,6 +160,9 @@ async def _serve_socket(app: ASGIApp, listening: socket.socket, most: int | None
         count += 1
         try:
             await _Connection(wrapped, config, context, ConnectionState({}), stream)
+        except Exception:  # whatever one connection may provoke: the node goes on
+            config.log.error_logger.exception("a connection broke")
+            await trio.aclose_forcefully(stream)
         finally:
             count -= 1
 
@@ -165,10 +170,41 @@ async def _serve_socket(app: ASGIApp, listening: socket.socket, most: int | None
     await trio.serve_listeners(handle, [listener])
 
 
-class _Connection(TCPServer):  # type: ignore[misc]  # hypercorn's types are not followed
+class _Http11(H11Protocol):  # type: ignore[misc]  # hypercorn's types are not followed
+    """HTTP/1.1 and nothing else: hypercorn would let any stranger switch to HTTP/2 (h2c)."""
+
+    async def _check_protocol(self, event: object) -> None:
+        """An upgrade may be ignored (RFC 9110, 7.8)."""
+
+
+class _Connection(TCPServer):  # type: ignore[misc]
     """One connection, which ends when its reader takes nothing for SEND_STALL_S."""
 
+    async def run(self) -> None:
+        """As hypercorn's, without TLS and without HTTP/2."""
+        socket = self.stream.socket
+        try:
+            async with TaskGroup() as self._task_group:
+                self.protocol = _Http11(
+                    self.app, self.config, self.context, self._task_group, self.state, False,
+                    parse_socket_addr(socket.family, socket.getpeername()),
+                    parse_socket_addr(socket.family, socket.getsockname()), self.protocol_send,
+                )  # fmt: skip
+                await self.protocol.initiate()
+                await self.idle_task.restart(self._task_group, self._idle_timeout)
+                await self._read_data()
+        except OSError:
+            pass  # the other side is gone
+        finally:
+            await self._close()
+
     async def protocol_send(self, event: Event) -> None:
+        """Bytes, or the end: neither begins while another task is in the middle of sending."""
+        if isinstance(event, ConnectionClosed):
+            async with self.send_lock:  # what a stranger sent after its request may end it early
+                await self._close()
+            await self.protocol.handle(ConnectionClosed())
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return

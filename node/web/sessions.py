@@ -1,15 +1,15 @@
 """Sessions: who may use a TCP port. Sign-in with a wallet (EIP-4361), and the rates for everybody.
 
 The node writes the message and keeps it, so nothing that a stranger wrote is parsed; the wallet
-signs it (EIP-191) and the signer's address is recovered. Contract wallets (ERC-1271) cannot sign
-in. Knows no HTTP. Time is handed in.
+signs it (EIP-191) and the signer's address is recovered, or its contract vouches for it (ERC-1271).
+Knows no HTTP and no chain. Time is handed in.
 """
 
 from __future__ import annotations
 
 import hmac
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -22,6 +22,10 @@ SESSION_S: Final = 12 * 3600
 CHALLENGES_MAX: Final = 256  # unanswered; the oldest goes
 SESSIONS_MAX: Final = 256
 CLIENTS_MAX: Final = 4096  # whose rate is remembered
+
+
+Vouch = Callable[[bytes, bytes, bytes], Awaitable[None]]
+"""Wallet, digest, signature: raises SignatureError unless the wallet's contract says yes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +86,34 @@ class Sessions:
             self._challenges.popitem(last=False)
         return made
 
-    def sign_in(self, nonce: str, signature: bytes, now: float) -> tuple[str, Session]:
+    async def sign_in(
+        self, nonce: str, signature: bytes, now: float, *, known: bool, vouch: Vouch
+    ) -> tuple[str, Session]:
         """The new session and its secret name. A challenge is used up by the first answer.
 
-        Raises RefusedError if it is unknown or too old, SignatureError for another signer.
+        `known` has the operator's token already. A stranger's contract is never asked: it could be
+        anything, and asking is work. Raises RefusedError if the message is unknown or too old,
+        SignatureError for another signer or a wallet that may not enter, ChainError.
         """
         challenge = self._challenges.pop(nonce, None)
         if challenge is None or challenge.expires_at <= now:
             raise RefusedError("the sign-in message is too old", hint="sign in again")
-        if recover(personal_digest(challenge.message.encode()), signature) != challenge.wallet:
+        session = Session(challenge.wallet, now + SESSION_S)
+        welcome = known or not self.wallets or self.may_enter(session)
+        digest = personal_digest(challenge.message.encode())
+        if not _by_key(digest, signature, challenge.wallet):
+            if not welcome:
+                raise SignatureError(
+                    "another account signed, or this wallet may not use this node",
+                    hint="choose the account in your wallet that the node's owner has let in",
+                )
+            await vouch(challenge.wallet, digest, signature)
+        elif not welcome:
             raise SignatureError(
-                "another account signed than the one that asked", hint="choose it in your wallet"
+                "this wallet may not use this node",
+                hint="its owner can add it to web_wallets in the configuration",
             )
         name = self._token(32).hex()
-        session = Session(challenge.wallet, now + SESSION_S)
         self._sessions[name] = session
         while len(self._sessions) > SESSIONS_MAX:
             self._sessions.popitem(last=False)
@@ -134,6 +152,15 @@ class Rates:
             self._buckets.popitem(last=False)
         if left < 1:
             raise LimitError("too many requests", hint="wait a second, then go on")
+
+
+def _by_key(digest: bytes, signature: bytes, wallet: bytes) -> bool:
+    if signature[64:] in (b"\0", b"\x01"):  # some wallets count from 0
+        signature = signature[:64] + bytes([signature[64] + 27])
+    try:
+        return recover(digest, signature) == wallet
+    except SignatureError:
+        return False
 
 
 def personal_digest(message: bytes) -> bytes:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 from eth_account import Account
 from eth_account.messages import encode_defunct, encode_typed_data
+from web3 import Web3
 
+CONTRACTS = Path(__file__).resolve().parents[1] / "contracts"
 NAME = "__souk_test_wallet"
 RDNS = "test.gridsouk.wallet"
 ICON = (
@@ -45,6 +48,12 @@ INJECTED = (
 ).replace("NAME", NAME).replace("ICON", ICON).replace("RDNS", RDNS)  # fmt: skip
 
 
+def build(name: str) -> Any:
+    """A mock contract, as web3 knows it (made by contracts/tools/artifacts.py)."""
+    made = json.loads((CONTRACTS / f"{name}.json").read_text())
+    return Web3().eth.contract(abi=made["abi"], bytecode=made["bytecode"])
+
+
 class Refusal(Exception):
     """What an EIP-1193 provider throws."""
 
@@ -64,13 +73,21 @@ class TestWallet:
     chain_id: int = 31337
     chains: set[int] = field(default_factory=lambda: {1, 31337})
     connected: bool = False
+    contract: bytes = (
+        b""  # a contract wallet (ERC-1271) that the key owns: see contracts/test/Mocks
+    )
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
+    stubborn: bool = False  # says that it switched the chain, and did not
     hang: set[str] = field(default_factory=set)
     calls: list[tuple[str, Any]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
-        return str(Account.from_key(self.key).address).lower()
+        return f"0x{self.contract.hex()}" if self.contract else self._signer.lower()
+
+    @property
+    def _signer(self) -> str:
+        return str(Account.from_key(self.key).address)
 
     def install(self, context: Any) -> TestWallet:
         """Into every page of a browser context."""
@@ -109,7 +126,7 @@ class TestWallet:
                 wanted = int(given[0]["chainId"], 16)
                 if wanted not in self.chains:
                     raise Refusal(4902, "Unrecognized chain ID")
-                self.chain_id = wanted
+                self.chain_id = self.chain_id if self.stubborn else wanted
                 return None
             case "wallet_addEthereumChain":
                 assert given[0]["rpcUrls"], "a wallet needs an endpoint"
@@ -133,13 +150,18 @@ class TestWallet:
 
     def _send(self, call: dict[str, str]) -> str:
         self._mine(call["from"])
-        asked = {**call, "from": Account.from_key(self.key).address}
+        asked = {**call, "from": self._signer}
+        if self.contract:  # which the owner has call what the page wants called
+            run = build("Wallet").encode_abi(
+                "run", [Web3.to_checksum_address(call["to"]), call["data"]]
+            )
+            asked |= {"to": self.address, "data": run}
         gas = int(self._rpc("eth_estimateGas", asked), 16)
         count = int(self._rpc("eth_getTransactionCount", asked["from"], "pending"), 16)
         transaction = {
             "type": 2, "chainId": self.chain_id, "nonce": count, "gas": gas * 13 // 10,
             "maxFeePerGas": 10**10, "maxPriorityFeePerGas": 10**9, "value": 0,
-            "to": bytes.fromhex(call["to"][2:]), "data": call["data"],
+            "to": bytes.fromhex(asked["to"][2:]), "data": asked["data"],
         }  # fmt: skip
         signed = Account.sign_transaction(transaction, self.key)
         return str(self._rpc("eth_sendRawTransaction", "0x" + signed.raw_transaction.hex()))

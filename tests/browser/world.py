@@ -17,7 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ import trio
 from market.errors import MarketError
 from node.adapters.devices.discover import discover
 from node.adapters.disk.blobs import open_blobs
+from node.adapters.ethereum.deployment import LOCAL
 from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
 from node.adapters.ethereum.rpc import Rpc
 from node.adapters.keystore.signer import load_or_create
@@ -42,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MILLION = 1_000_000
 READY_S = 60.0
 MINTED = 200
+QUICK = replace(LOCAL, thaw_period=3)  # stake thaws while a test can wait for it
 
 
 @dataclass
@@ -66,6 +68,10 @@ class Node:
     def ask(self, path: str) -> Any:
         """Over its socket, as the CLI does."""
         return Client(self.home / "data" / "node.sock").get(path)
+
+    def post(self, path: str, body: Any) -> Any:
+        """Likewise."""
+        return Client(self.home / "data" / "node.sock").post(path, body)
 
     def start(self, *, same_port: bool = False) -> None:
         """Start the process; see `wait`."""
@@ -93,10 +99,15 @@ class Node:
             time.sleep(0.2)
         raise AssertionError(f"{self.name}: {(self.home / 'node.log').read_text()[-2000:]}")
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End the process and wait until it is gone."""
+    def tell(self, number: int) -> None:
+        """Tell the process, if there is one."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the process and wait until it is gone."""
+        self.tell(number)
+        if self.process is not None:
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
@@ -116,44 +127,57 @@ class World:
         default_factory=lambda: Path(tempfile.mkdtemp(prefix="gridsouk-web-", dir="/var/tmp"))
     )
     nodes: list[Node] = field(default_factory=list)
+    guests: list[Node] = field(default_factory=list)  # others that end with it
     devnet: Devnet | None = None
 
     def start(self, *, ready: bool = False) -> World:
-        """Up and trading; with `ready` the requester's wallet has deposited and authorised too."""
+        """The requester's node answers; with `ready` its wallet has deposited and authorised too.
+
+        Providers and the image of the jobs may still be in the making: see `wait_for_offers`.
+        """
         self._begun, self._failure = threading.Event(), None
+        self._image = threading.Event()
         self._thread = threading.Thread(target=trio.run, args=(self._live, ready))
         self._thread.start()
         self._begun.wait()
         if self._failure is not None:
             self.stop()
             raise self._failure
-        first, port = self.nodes[0], _free_port()
+        first, port = self.nodes[0], free_port()
         address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer_id(first.key_of_peer)}"
         for node, sold in zip(self.nodes, ("18.00", "21.60", None), strict=True):
             listen, known = (port, "") if node is first else (0, f'"{address}"')
-            node.config.write_text(_toml(node, self.devnet, listen, known, sold))
+            node.config.write_text(toml(node, self.devnet, listen, known, sold))
             node.start()
-        for node in self.nodes:
-            node.wait()
-        deadline = time.monotonic() + READY_S
-        while len(self.requester.ask("/api/offers")) < 2:
-            assert time.monotonic() < deadline, "two offers are heard"
-            time.sleep(0.2)
+        self.requester.wait()
         return self
 
     @property
     def requester(self) -> Node:
         return self.nodes[2]
 
+    def wait_for_offers(self) -> None:
+        """Until both providers sell, and a job can be handed in."""
+        assert self._image.wait(READY_S), "the base image is built"
+        for node in self.nodes:
+            node.wait()
+        deadline = time.monotonic() + READY_S
+        while len(self.requester.ask("/api/offers")) < 2:
+            assert time.monotonic() < deadline, "two offers are heard"
+            time.sleep(0.2)
+
     def stop(self) -> None:
         """End all of it."""
-        for node in self.nodes:
+        for node in (*self.nodes, *self.guests):
+            node.tell(signal.SIGKILL)
+        for node in (*self.nodes, *self.guests):
             node.kill()  # what it would do on the way out is no part of these tests
         try:
             if self.nodes and all(node.config.exists() for node in self.nodes):
                 trio.run(self._scrub)
         finally:
-            trio.from_thread.run_sync(self._over.set, trio_token=self._trio)
+            with contextlib.suppress(trio.RunFinishedError):  # it never got so far
+                trio.from_thread.run_sync(self._over.set, trio_token=self._trio)
             self._thread.join()
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -170,23 +194,29 @@ class World:
     async def _live(self, ready: bool) -> None:
         self._trio, self._over = trio.lowlevel.current_trio_token(), trio.Event()
         try:
-            async with run_devnet() as self.devnet, Rpc((self.devnet.url,)) as rpc:
+            async with run_devnet(windows=QUICK) as self.devnet, Rpc((self.devnet.url,)) as rpc:
                 names = ("provider-1", "provider-2", "requester")
                 for index, name in enumerate(names):
                     node = Node(name, self.home / name, self.devnet.keys[index + 1])
                     (node.home / "data" / "images").mkdir(parents=True)
                     self.nodes.append(node)
-                async with trio.open_nursery() as nursery:
-                    image = self.nodes[2].home / "data" / "images" / "base.tar"
-                    nursery.start_soon(trio.to_thread.run_sync, build_base_image, image)
-                    for index, node in enumerate(self.nodes):
-                        nursery.start_soon(self._fund, node, rpc, index, ready)
-                self._begun.set()
-                await self._over.wait()
+                async with trio.open_nursery() as building:
+                    building.start_soon(trio.to_thread.run_sync, self._build)
+                    async with trio.open_nursery() as nursery:
+                        for index, node in enumerate(self.nodes):
+                            nursery.start_soon(self._fund, node, rpc, index, ready)
+                    self._begun.set()
+                    await self._over.wait()
         except Exception as problem:
             self._failure = problem
             self._begun.set()
             await self._over.wait()
+
+    def _build(self) -> None:
+        """Without numpy and without compiling: jobs here say hello and count."""
+        image = self.nodes[2].home / "data" / "images" / "base.tar"
+        build_base_image(image, (), compiled=False)
+        self._image.set()
 
     async def _fund(self, node: Node, rpc: Rpc, index: int, ready: bool) -> None:
         assert self.devnet is not None
@@ -213,14 +243,16 @@ class World:
                 await sandbox.scrub(work)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _toml(node: Node, devnet: Devnet | None, port: int, bootstrap: str, price: str | None) -> str:
+def toml(node: Node, devnet: Devnet | None, port: int, bootstrap: str, price: str | None) -> str:
+    """A node's configuration; with a price it sells one CPU unit."""
     assert devnet is not None
     lines = [
         'network = "devnet"',

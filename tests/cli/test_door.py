@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ from node.web.sessions import (
     SESSION_S,
     SIGN_IN,
     Rates,
+    Session,
     Sessions,
     checksum_address,
 )
@@ -146,22 +148,51 @@ async def test_a_wallet_signs_in_and_out(tmp_path: Path) -> None:
             assert (await client.get("/api/session")).json()["wallet"] is None
 
 
-def test_a_session_is_only_for_who_signed() -> None:
+async def no_contract(wallet: bytes, digest: bytes, signature: bytes) -> None:
+    raise SignatureError("no contract there")
+
+
+async def test_a_session_is_only_for_who_signed() -> None:
     draw = iter(range(1, 100))
     sessions = Sessions(lambda size: next(draw).to_bytes(size, "big"), frozenset({WALLET}))
-    challenge = sessions.challenge(WALLET, 1, "https://souk.example", 1000.0)
+
+    async def enter(at: float, key: bytes = KEY, late_s: float = 1.0) -> tuple[str, Session]:
+        made = sessions.challenge(WALLET, 1, "https://souk.example", at)
+        signature = bytes.fromhex(signed(made.message, key)[2:])
+        return await sessions.sign_in(
+            made.nonce, signature, at + late_s, known=False, vouch=no_contract
+        )
+
     other = bytes.fromhex("5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a")
     with pytest.raises(SignatureError):
-        sessions.sign_in(challenge.nonce, bytes.fromhex(signed(challenge.message, other)[2:]), 1001)
-    late = sessions.challenge(WALLET, 1, "https://souk.example", 1000.0)
+        await enter(1000.0, other)
     with pytest.raises(RefusedError):
-        sessions.sign_in(late.nonce, bytes.fromhex(signed(late.message)[2:]), 1000.0 + CHALLENGE_S)
-    good = sessions.challenge(WALLET, 1, "https://souk.example", 2000.0)
-    name, session = sessions.sign_in(good.nonce, bytes.fromhex(signed(good.message)[2:]), 2001.0)
+        await enter(1000.0, late_s=CHALLENGE_S)
+    name, session = await enter(2000.0)
     assert sessions.may_enter(session)
     assert sessions.find(name, 2002.0) == session
     assert sessions.find(name, 2001.0 + SESSION_S) is None
     assert sessions.find("", 2002.0) is None
+
+
+async def test_a_strangers_contract_is_not_asked() -> None:
+    asked: list[bytes] = []
+
+    async def vouch(wallet: bytes, digest: bytes, signature: bytes) -> None:
+        asked.append(wallet)
+
+    sessions = Sessions(os.urandom, frozenset({WALLET}))
+    for wallet, known, enters in ((b"\x11" * 20, False, False), (WALLET, False, True),
+                                  (b"\x11" * 20, True, True)):  # fmt: skip
+        made = sessions.challenge(wallet, 1, "https://souk.example", 1000.0)
+        asked.clear()
+        work = partial(sessions.sign_in, made.nonce, b"any bytes", 1001.0, known=known, vouch=vouch)
+        if enters:
+            assert (await work())[1].wallet == wallet
+        else:
+            with pytest.raises(SignatureError, match="may not use this node"):
+                await work()
+        assert asked == [wallet] * enters
 
 
 def test_the_message_is_that_of_eip_4361() -> None:

@@ -18,6 +18,7 @@ from market.events import (
 from market.signing import Domain, extension_digest
 from market.terms import Extension
 from market.units import UnixTime
+from node.desk.rows import agreement_row
 from tests.samples import (
     AGREEMENT_ID,
     TX,
@@ -94,3 +95,11 @@ def test_the_digest_is_the_contracts() -> None:
     domain = GOLDEN["domain"]
     named = Domain(int(domain["chainId"]), bytes.fromhex(domain["verifyingContract"][2:]))
     assert extension_digest(extension, named).hex() == vector["digest"][2:]
+
+
+def test_its_row_shows_what_is_held_and_how_long_by_now() -> None:
+    before = agreement_row(running_requester(), str)
+    after = agreement_row(told(told(running_requester(), ExtendWanted(300)), LONGER), str)
+    assert int(after["deposit"]) == int(before["deposit"]) + MORE.deposit
+    assert after["duration_s"] == before["duration_s"] + MORE.duration_s
+    assert after["ends"] == before["ends"] + MORE.duration_s

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 STATIC = Path(__file__).resolve().parents[2] / "node" / "web" / "static"
-SCRIPT_GZIP_MAX = 60 * 1024
+SCRIPT_GZIP_MAX = 60_000
 CHARTS = "vendor/uplot.js"  # fetched by the page of a job, when it draws
 
 

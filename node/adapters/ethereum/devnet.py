@@ -15,7 +15,7 @@ import trio
 from eth_account import Account as KeyAccount
 
 from market.errors import ChainError
-from node.adapters.ethereum.deployment import LOCAL
+from node.adapters.ethereum.deployment import LOCAL, Windows
 from node.adapters.ethereum.rpc import Rpc
 from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.ethereum.wallet import Wallet
@@ -69,7 +69,12 @@ def test_keys(count: int) -> tuple[bytes, ...]:
 
 @asynccontextmanager
 async def run_devnet(
-    anvil: str | None = None, *, port: int = 0, block_time_s: float = 1, chain_id: int = CHAIN_ID
+    anvil: str | None = None,
+    *,
+    port: int = 0,
+    block_time_s: float = 1,
+    chain_id: int = CHAIN_ID,
+    windows: Windows = LOCAL,
 ) -> AsyncIterator[Devnet]:
     """A chain that makes a block each `block_time_s` (0: one per transaction) until the exit.
 
@@ -81,7 +86,7 @@ async def run_devnet(
     process = launch(anvil, port=port, block_time_s=block_time_s, chain_id=chain_id)
     url = f"http://127.0.0.1:{port}"
     try:
-        yield await deploy(url, process, chain_id)
+        yield await deploy(url, process, chain_id, windows)
     finally:
         process.terminate()
         with trio.CancelScope(shield=True):
@@ -108,14 +113,16 @@ def launch(
         raise ChainError(f"{program} cannot be started", hint="run: ./run setup") from problem
 
 
-async def deploy(url: str, process: subprocess.Popen[bytes], chain_id: int = CHAIN_ID) -> Devnet:
+async def deploy(
+    url: str, process: subprocess.Popen[bytes], chain_id: int = CHAIN_ID, windows: Windows = LOCAL
+) -> Devnet:
     """Test token and escrow on a fresh local chain, by its first test key. Raises ChainError."""
     async with Rpc((url,)) as rpc:
         await _until_up(rpc, process)
         keys = test_keys(KEYS)
         deployer = Wallet(rpc, keys[0], chain_id, bytes(20), bytes(20))
         token = await deployer.deploy("TestToken")
-        escrow = await deployer.deploy("Escrow", astuple(LOCAL))
+        escrow = await deployer.deploy("Escrow", astuple(windows))
     return Devnet(url, escrow, token, keys, chain_id)
 
 

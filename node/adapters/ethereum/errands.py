@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
+import trio
 from web3 import Web3
 
 from market.errands import (
@@ -19,12 +20,19 @@ from market.errands import (
     Withdraw,
 )
 from market.errors import SignatureError
-from node.adapters.ethereum.answers import number
+from node.adapters.ethereum.answers import AnswerError, number, raw
 from node.adapters.ethereum.contract import call, reason
 from node.adapters.ethereum.pending import Call
 from node.adapters.ethereum.plans import Plans
 from node.adapters.ethereum.rpc import Rpc, RpcError
 from node.ports import Outcome, Unsigned
+
+VOUCHED: Final = bytes.fromhex("1626ba7e").ljust(32, b"\0")  # what ERC-1271 says for yes
+NOT_DEPLOYED: Final = bytes.fromhex("6492") * 16  # ends the signature of a wallet yet to be (6492)
+DELEGATED: Final = bytes.fromhex("ef0100")  # EIP-7702: the code of an account that has a key, too
+VOUCH_GAS: Final = 1_500_000  # several passkeys checked in Solidity; a loop ends here
+VOUCH_S: Final = 10.0  # the browser's user waits
+VOUCH_BYTES_MAX: Final = 1024  # the answer is one word; gas alone would let a stranger send 2 MiB
 
 
 class Errands:
@@ -102,6 +110,8 @@ class Errands:
 
         Its numbers are decimal text: JavaScript would round what a token of 18 decimals counts.
         """
+        if await self._is_contract(wallet):
+            return None  # tokens take a key's permit only
         data = await self._plans.permit(wallet, amount)
         if data is None:
             return None
@@ -110,6 +120,50 @@ class Errands:
             for key, value in data["message"].items()
         }
         return {**data, "message": message}
+
+    async def vouch(self, wallet: bytes, digest: bytes, signature: bytes) -> None:
+        """The contract at `wallet` says whether the signature is its own, on bounded gas and time.
+
+        Raises SignatureError unless it does, ChainError.
+        """
+        if signature.endswith(NOT_DEPLOYED):
+            raise SignatureError(
+                "the wallet's contract is not deployed yet",
+                hint="send its first transaction, for example the deposit's approval",
+            )
+        if not await self._is_contract(wallet):
+            raise SignatureError(
+                "another account signed than the one that asked", hint="choose it in your wallet"
+            )
+        padded = signature.ljust(-(-len(signature) // 32) * 32, b"\0")
+        words = digest + (64).to_bytes(32, "big") + len(signature).to_bytes(32, "big") + padded
+        asked = {
+            "to": Web3.to_checksum_address(wallet),
+            "data": "0x1626ba7e" + words.hex(),
+            "gas": hex(VOUCH_GAS),
+        }
+        said = b""
+        with trio.move_on_after(VOUCH_S) as patience:
+            try:
+                said = await self._rpc.ask("eth_call", asked, "latest", read=_beginning)
+            except RpcError as problem:
+                raise SignatureError(
+                    "the wallet's contract could not check the signature",
+                    hint=f"it says: {reason(problem.data)}; look at its owners and modules",
+                ) from problem
+        if patience.cancelled_caught:
+            raise SignatureError("the wallet's contract took too long to check the signature")
+        if len(said) > VOUCH_BYTES_MAX or said[:32] != VOUCHED:
+            raise SignatureError(
+                "the wallet's contract does not take this signature",
+                hint="its owners, and enough of them, must sign",
+            )
+
+    async def _is_contract(self, wallet: bytes) -> bool:
+        """Whether no key speaks for that address."""
+        address = Web3.to_checksum_address(wallet)
+        code = await self._rpc.ask("eth_getCode", address, "latest", read=raw)
+        return bool(code) and not (code.startswith(DELEGATED) and len(code) == 23)
 
     async def outcome(self, tx: bytes) -> Outcome:
         """What became of a transaction."""
@@ -134,3 +188,10 @@ class Errands:
         except RpcError as problem:
             return reason(problem.data)
         return "reverted"
+
+
+def _beginning(value: object) -> bytes:
+    """As much of an answer as is looked at: what a contract adds is no fault of the endpoint's."""
+    if not isinstance(value, str):
+        raise AnswerError("the RPC endpoint answered something that is not hex data")
+    return raw(value[: 2 + 2 * (VOUCH_BYTES_MAX + 1)])

@@ -33,6 +33,7 @@ PATIENCE_S: Final = 8.0  # how long a question waits for an endpoint that rests
 LAG_BLOCKS: Final = 3  # an endpoint so far behind another is passed over
 RATE_CODES: Final = (-32005, -32029, 429)
 INTERNAL_CODES: Final = (-32603, -32700)  # the endpoint's own trouble, not the chain's answer
+EXECUTION: Final = ("revert", "evm error", "out of gas", "invalid opcode")  # unless it says so
 
 
 class RpcError(ChainError):
@@ -239,7 +240,8 @@ def _result(answer: dict[str, Any], method: str, number_: object) -> object:
         message = str(error.get("message", ""))[:300]
         if code in RATE_CODES or "rate limit" in message.lower():
             raise _RateError(_backoff_s(error.get("data")))
-        if code in INTERNAL_CODES and "revert" not in message.lower() and not error.get("data"):
+        executed = any(word in message.lower() for word in EXECUTION)
+        if code in INTERNAL_CODES and not executed and not error.get("data"):
             raise AnswerError(message or "internal error")
         raise RpcError(method, code, message, error.get("data"))
     if error is not None or "result" not in answer:

@@ -8,7 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.requests import Request
 
+from market.errors import LimitError
 from node.web.events import Audience, EventStream
+from node.web.problems import problem_response
 
 if TYPE_CHECKING:
     from node.control import Control
@@ -37,6 +39,9 @@ def network_routes(control: Control) -> APIRouter:
     @router.get("/api/events")
     async def events() -> Response:
         """Server-sent events: `changed` (a job or an agreement), `market`, `money`."""
-        return EventStream(control.changed, control.marks, audience)
+        try:
+            return EventStream(control.changed, control.marks, audience)
+        except LimitError as problem:
+            return problem_response(429, "too-many", str(problem), problem.hint)
 
     return router

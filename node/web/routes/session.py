@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from market.errors import SignatureError
 from node.web.sessions import SESSION_S, Sessions, checksum_address
 
 if TYPE_CHECKING:
     from node.control import Control
+
+SIGNATURE_BYTES_MAX: Final = 4096  # a contract's may name dozens of owners; a key's has 65
 
 
 class Asking(BaseModel):
@@ -27,12 +28,17 @@ class Answering(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     nonce: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-    signature: Annotated[str, Field(pattern=r"^0x[0-9a-fA-F]{130}$")]
+    signature: Annotated[
+        str, Field(pattern=r"^0x([0-9a-fA-F]{2})+$", max_length=2 + 2 * SIGNATURE_BYTES_MAX)
+    ]
 
 
 def session_routes(control: Control, sessions: Sessions) -> APIRouter:
     """/api/session."""
     router = APIRouter()
+
+    async def vouch(wallet: bytes, digest: bytes, signature: bytes) -> None:
+        await control.wallet.vouch(wallet, digest, signature)
 
     @router.get("/api/session")
     async def who(request: Request) -> dict[str, Any]:
@@ -63,18 +69,14 @@ def session_routes(control: Control, sessions: Sessions) -> APIRouter:
     @router.post("/api/session", status_code=201)
     async def sign_in(answering: Answering, request: Request) -> JSONResponse:
         """Check the signature and remember this browser by a cookie that no script can read."""
-        signature = bytes.fromhex(answering.signature[2:])
-        if signature[64] in (0, 1):  # some wallets count from 0
-            signature = signature[:64] + bytes([signature[64] + 27])
-        now = control.ports.clock.now()
-        name, session = sessions.sign_in(answering.nonce, signature, now)
-        operator = bool(request.scope.get("state", {}).get("operator"))
-        if sessions.wallets and not operator and not sessions.may_enter(session):
-            sessions.end(name)
-            raise SignatureError(
-                "this wallet may not use this node",
-                hint="its owner can add it to web_wallets in the configuration",
-            )
+        known = bool(request.scope.get("state", {}).get("operator"))
+        name, session = await sessions.sign_in(
+            answering.nonce,
+            bytes.fromhex(answering.signature[2:]),
+            control.ports.clock.now(),
+            known=known,
+            vouch=vouch,
+        )
         answer = JSONResponse({"wallet": checksum_address(session.wallet)}, status_code=201)
         secure = request.headers.get("origin", "").startswith("https:")
         answer.set_cookie(_cookie(request), name, max_age=SESSION_S, httponly=True,

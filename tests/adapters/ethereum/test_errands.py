@@ -1,23 +1,35 @@
-"""Errands against the real contracts: what they would do, why they would be refused, their fate."""
+"""Errands against the real contracts: what they would do, why they would be refused, their fate.
+
+And contract wallets, honest and hostile ones, that are asked whether a signature is theirs.
+"""
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account
+from eth_account.messages import encode_defunct
+from web3 import Web3
 
 from market.errands import Approve, Deposit, DepositWithPermit, Stake, Unstake, Withdraw
 from market.errors import SignatureError
 from node.adapters.ethereum.devnet import CHAIN_ID, Devnet, run_devnet
 from node.adapters.ethereum.errands import Errands
+from node.adapters.ethereum.pending import Call
 from node.adapters.ethereum.rpc import Rpc
 from node.adapters.ethereum.wallet import Wallet
+from node.web.sessions import personal_digest
 
 pytestmark = pytest.mark.chain
 MILLION = 1_000_000
+CONTRACTS = Path(__file__).resolve().parents[2] / "contracts"
+MOODS = ("Good", "Reverts", "Garbage", "Burns", "Reenters", "Floods", "Lies")
 
 
 @asynccontextmanager
@@ -82,3 +94,64 @@ async def test_the_fate_of_a_transaction() -> None:
         failed = await errands.outcome(bytes.fromhex(sent[2:]))
         assert failed.block > 0
         assert failed.problem == "Escrow_InsufficientFree"
+
+
+def mock(name: str) -> Any:
+    made = json.loads((CONTRACTS / f"{name}.json").read_text())
+    return Web3().eth.contract(abi=made["abi"], bytecode=made["bytecode"])
+
+
+async def deploy(wallet: Wallet, name: str) -> bytes:
+    owner = Web3.to_checksum_address(wallet.address)
+    data = mock(name).constructor(owner).data_in_transaction
+    return (await wallet.sender.send(Call(b"", data))).contract
+
+
+def personal(message: bytes, key: bytes) -> tuple[bytes, bytes]:
+    signed = Account.sign_message(encode_defunct(message), key)
+    return personal_digest(message), bytes(signed.signature)
+
+
+async def test_a_contract_vouches_for_its_owners_signature_only() -> None:
+    async with world() as (devnet, _, errands, wallet):
+        contract = await deploy(wallet, "Wallet")
+        digest, signature = personal(b"let me in", devnet.keys[1])
+        await errands.vouch(contract, digest, signature)
+        _, others = personal(b"let me in", devnet.keys[2])
+        another, _ = personal(b"something else", devnet.keys[1])
+        for digest_, signature_ in (
+            (digest, others),
+            (another, signature),
+            (digest, b""),
+            (digest, signature[:64]),
+            (digest, b"\xff" * 4096),
+        ):
+            with pytest.raises(SignatureError, match="wallet's contract"):
+                await errands.vouch(contract, digest_, signature_)
+        with pytest.raises(SignatureError, match="another account signed"):
+            await errands.vouch(b"\x07" * 20, digest, signature)  # nobody lives there
+        with pytest.raises(SignatureError, match="not deployed yet"):
+            await errands.vouch(b"\x07" * 20, digest, signature + bytes.fromhex("6492" * 16))
+        assert await errands.permit(contract, MILLION) is None  # no token takes a contract's permit
+
+
+@pytest.mark.parametrize("mood", range(1, len(MOODS)), ids=MOODS[1:])
+async def test_a_hostile_contract_is_refused_in_words_and_costs_little(mood: int) -> None:
+    async with world() as (devnet, rpc, errands, wallet):
+        contract = await deploy(wallet, "MoodyWallet")
+        digest, signature = personal(b"let me in", devnet.keys[1])
+        await errands.vouch(contract, digest, signature)
+        reentry = errands.unsigned(Approve(1))
+        data = mock("MoodyWallet").encode_abi(
+            "set", [mood, Web3.to_checksum_address(reentry.to), reentry.data]
+        )
+        await wallet.sender.send(Call(contract, data))
+        began = time.monotonic()
+        if MOODS[mood] == "Reenters":  # what it does then is not kept: it was only asked
+            await errands.vouch(contract, digest, signature)
+            return
+        with pytest.raises(SignatureError, match="wallet's contract"):
+            await errands.vouch(contract, digest, signature)
+        assert time.monotonic() - began < 30
+        assert (await rpc.head()).number > 0  # the endpoint was not blamed for it
+        assert rpc.endpoints.all[0].rests_until == 0

@@ -1,19 +1,21 @@
 // How numbers, times and names are written. Every number has its unit.
-const number = (digits) => new Intl.NumberFormat('en', { maximumFractionDigits: digits });
-const [whole, one, two, four, six] = [0, 1, 2, 4, 6].map(number);
+const digits = (most) => new Intl.NumberFormat('en', { maximumFractionDigits: most });
+const [whole, one, two, four, six] = [0, 1, 2, 4, 6].map(digits);
 
 export const count = (n) => whole.format(n);
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? '' : 's'}`;
-export function money(text, digits) { // decimal text of whole tokens
+export const number = (n) => one.format(n);
+export function money(text, most) { // decimal text of whole tokens
   const value = Number(text);
   if (!Number.isFinite(value)) return '–';
-  if (digits !== undefined) return number(digits).format(value);
+  if (most !== undefined) return digits(most).format(value);
   const size = Math.abs(value);
   return (size === 0 || size >= 100 ? two : size >= 0.1 ? four : six).format(value);
 }
-const [three, five] = [3, 5].map(number);
+const [three, five] = [3, 5].map(digits);
 export const price = (value) => (value >= 10 ? two : value >= 0.1 ? three : value >= 0.01 ? four : value >= 0.001 ? five : six).format(value);
-export const percent = (share, digits = 1) => `${number(digits).format(share * 100)} %`;
+export const aligned = (value) => value.toFixed(value >= 10 ? 2 : value >= 0.001 ? 4 : 6); // in a column, point below point
+export const percent = (share, most = 1) => `${digits(most).format(share * 100)} %`;
 export function span(seconds) {
   const s = Math.max(0, Math.round(seconds));
   if (s < 60) return `${s} s`;

@@ -1,7 +1,7 @@
 // Pieces that every page shares: errors, panels, tiles, dialogs, messages, copying, loading.
 import { html, signal, useEffect, useRef, useState } from '../vendor/ui.js';
 import { ask, link } from './api.js';
-import { ago, price, short, span } from './format.js';
+import { price, short } from './format.js';
 
 export const token = signal('');
 export const decimals = signal(6);
@@ -78,7 +78,9 @@ export function Copy({ text, label = 'Copy', children }) {
   const copy = async () => {
     try { await navigator.clipboard.writeText(text); set(true); setTimeout(() => set(false), 1500); } catch { say('bad', 'The browser did not let the page copy.', 'Select the text and copy it by hand.'); }
   };
-  return html`<span class="row">${children}<button type="button" class="plain tiny" onClick=${copy} aria-label=${`${label}: ${text.slice(0, 40)}`}>${done ? 'Copied' : label}</button></span>`;
+  return html`<span class="copy">${children}<button type="button" class=${children ? 'icon' : ''} onClick=${copy} title=${label} aria-label=${`${label}: ${text.slice(0, 40)}`}>
+    <svg viewBox="0 0 16 16" width="14" height="14" fill="none" stroke="currentColor" stroke-width="1.6" aria-hidden="true"><path d=${done ? 'm3 8.5 3.2 3.2L13 4.8' : 'M5.5 5.5h8v8h-8zM10.5 5.5v-3h-8v8h3'} /></svg>${children ? '' : done ? 'Copied' : label}</button>
+    <span class="hidden" role="status">${done ? 'Copied' : ''}</span></span>`;
 }
 
 export const Id = ({ value, head = 8, tail = 4 }) => (value ? html`<${Copy} text=${value}><code title=${value}>${short(value, head, tail)}</code><//>` : '–');
@@ -86,12 +88,6 @@ export const Id = ({ value, head = 8, tail = 4 }) => (value ? html`<${Copy} text
 export const Tx = ({ hash }) => (explorer.value
   ? html`<a href=${`${explorer.value.replace(/\/$/, '')}/tx/${hash}`} target="_blank" rel="noreferrer noopener"><code>${short(hash, 8, 4)}</code></a>`
   : html`<${Copy} text=${hash}><code title=${`${hash} (this chain has no explorer)`}>${short(hash, 8, 4)}</code><//>`);
-
-export const Age = ({ at, good = 60, bad = 300, now }) => {
-  const seconds = now - at;
-  const kind = seconds < good ? 'good' : seconds < bad ? 'warn' : 'bad';
-  return html`<span class="row nowrap"><span class=${`dot ${kind}`}></span>${ago(at, now)}</span>`;
-};
 
 export const Meter = ({ share, label, kind = '' }) => html`
   <div class=${`meter ${kind}`} role="img" aria-label=${label}><span style=${{ width: `${Math.max(0, Math.min(1, share)) * 100}%` }}></span></div>`;
@@ -119,11 +115,11 @@ export function Dialog({ title, drawer, onClose, children }) {
     <div class="inner"><div class="row"><h2>${title}</h2><button class="plain close" onClick=${() => ref.current.close()}>Close</button></div>${children}</div></dialog>`;
 }
 
-export function Ask({ title, action, kind = 'primary', onYes, onClose, children }) {
+export function Ask({ title, action, kind = 'primary', disabled, onYes, onClose, children }) {
   const [busy, set] = useState(false);
   const yes = async () => { set(true); try { await onYes(); onClose(); } catch (problem) { set(false); say('bad', problem.message, problem.hint); } };
   return html`<${Dialog} title=${title} onClose=${onClose}>${children}
-    <div class="row"><button class=${kind} disabled=${busy} onClick=${yes}>${busy ? html`<span class="spin"></span>` : ''}${action}</button>
+    <div class="row"><button class=${kind} disabled=${busy || disabled} onClick=${yes}>${busy ? html`<span class="spin"></span>` : ''}${action}</button>
     <button onClick=${onClose}>Not now</button></div><//>`;
 }
 
@@ -159,4 +155,3 @@ export function Histogram({ prices, cap, mine, onCap, label }) {
   </div>`;
 }
 
-export { span };

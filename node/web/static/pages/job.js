@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/ui.js';
 import { ask, link, news, post } from '../lib/api.js';
 import { ago, bytes, money, percent, plural, price, short, span, time, when } from '../lib/format.js';
-import { Age, Ask, Copy, Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, say, token, useAsk, useNow } from '../lib/parts.js';
+import { Ask, Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, say, status, token, useAsk, useNow } from '../lib/parts.js';
 import { State, cap, timeLeft } from './jobs.js';
 
 export default function Job({ path }) {
@@ -11,7 +11,8 @@ export default function Job({ path }) {
   const now = useNow();
   const [asked, ask_] = useState('');
   if (!job) return problem ? html`<${Trouble} problem=${problem} again=${reload} />` : html`<${Loading} what="the job" />`;
-  const current = [...job.agreements].reverse().find((a) => !['settled', 'slashed', 'void'].includes(a.phase));
+  const live = job.agreements.filter((a) => !['settled', 'slashed', 'void'].includes(a.phase)); // of a gang, one a node
+  const current = live.at(-1);
   const left = timeLeft(job, now);
   return html`<div class="head"><div class="grow"><p class="small"><a href="/jobs">My jobs</a></p><h1>${job.name}</h1>
       <div class="row"><${State} of=${job.state} />${job.exit_code !== null && html`<span class="soft small">exit code ${job.exit_code}</span>`}<${Id} value=${job.id} /></div></div>
@@ -41,8 +42,8 @@ export default function Job({ path }) {
         </div></div>
       <${Agreements} job=${job} now=${now} />
     </div>
-    ${asked === 'cancel' && html`<${Cancel} job=${job} current=${current} onClose=${() => ask_('')} />`}
-    ${asked === 'extend' && html`<${Extend} job=${job} current=${current} onClose=${() => ask_('')} />`}`;
+    ${asked === 'cancel' && html`<${Cancel} job=${job} live=${live} onClose=${() => ask_('')} />`}
+    ${asked === 'extend' && html`<${Extend} job=${job} live=${live} onClose=${() => ask_('')} />`}`;
 }
 
 const reasonHead = (job) => ({ RECOVERING: 'Its provider failed; it goes on elsewhere', MATCHING: 'Why it waits', PENDING: 'Why it waits', STARTING: 'It is being started', CANCELLED: 'It was cancelled', CANCELLING: 'It is being cancelled' }[job.state] || (job.state.startsWith('FAILED') ? 'Why it failed' : 'Last word'));
@@ -54,20 +55,30 @@ const Beat = ({ a, now }) => {
     ${a.answer_by && html`<small class="error">silent: slashed ${a.answer_by > now ? `in ${span(a.answer_by - now)}` : 'now'} unless it answers</small>`}`;
 };
 
-function Cancel({ job, current, onClose }) {
-  const owed = current ? Math.max(Number(current.promised), (Number(current.price_per_hour) * current.units * current.metered_s) / 3600) : 0;
-  const back = current?.opened ? Math.max(0, Number(current.deposit) - owed) : 0;
+const total = (list, of) => list.reduce((sum, one) => sum + of(one), 0);
+const hourly = (a) => Number(a.price_per_hour) * a.units;
+
+function Cancel({ job, live, onClose }) {
+  const opened = live.filter((a) => a.opened);
+  const held = total(opened, (a) => Number(a.deposit));
+  const owed = total(opened, (a) => Math.min(Number(a.deposit), Math.max(Number(a.promised), (hourly(a) * a.metered_s) / 3600)));
   return html`<${Ask} title="Cancel this job?" action="Cancel the job" kind="danger" onClose=${onClose} onYes=${async () => { await post(`/api/jobs/${job.id}/cancel`); say('', 'The job is being cancelled.', 'Its last output and checkpoint stay here.'); }}>
-    ${current?.opened ? html`<p>About <strong>${money(back)} ${token}</strong> of the ${money(current.deposit)} held come back; ${money(owed)} ${token} were earned by the provider. The exact amounts are in the closing transaction.</p>` : html`<p>Nothing was locked yet: it costs nothing.</p>`}
+    ${opened.length ? html`<p>About <strong>${money(held - owed)} ${token}</strong> of the ${money(held)} held come back; ${money(owed)} ${token} were earned by the provider. The exact amounts are in the closing transaction.</p>` : html`<p>Nothing was locked yet: it costs nothing.</p>`}
     <p class="soft">${job.checkpoint ? 'The last checkpoint stays at this node.' : 'The job keeps no checkpoint: its work is lost.'}</p><//>`;
 }
 
-function Extend({ job, current, onClose }) {
+function Extend({ job, live, onClose }) {
   const [minutes, set] = useState('60');
-  const more = (Number(current?.price_per_hour || 0) * (current?.units || 1) * Number(minutes)) / 60;
-  return html`<${Ask} title="Add time" action="Add the time" onClose=${onClose} onYes=${async () => { await post(`/api/jobs/${job.id}/extend`, { more_s: Number(minutes) * 60 }); say('good', 'Asked the provider for more time.', 'It is there once both have signed and the chain has it.'); }}>
-    <label class="field">Minutes more<input type="number" min="1" max="43200" value=${minutes} onInput=${(event) => set(event.target.value)} /></label>
-    <p>Up to <strong>${money(more)} ${token}</strong> more will be locked, out of what is free in the escrow. What is not used comes back.</p><//>`;
+  const { data: held } = useAsk(`/api/wallets/${status.value.wallet}`, [news.money, news.changed], 2000);
+  const wanted = Number(minutes);
+  const more = (total(live, hourly) * wanted) / 60;
+  const wrong = !Number.isInteger(wanted) || wanted < 1 ? 'Write whole minutes, one or more.'
+    : held && more > Number(held.free) ? `Only ${money(held.free)} ${token.value} are free in the escrow.`
+    : held && held.allowance !== 'unlimited' && more > (held.allowance_live ? Number(held.allowance) : 0) ? `The node may lock only ${money(held.allowance_live ? held.allowance : 0)} ${token.value} more.` : '';
+  return html`<${Ask} title="Add time" action="Add the time" disabled=${Boolean(wrong)} onClose=${onClose} onYes=${async () => { await post(`/api/jobs/${job.id}/extend`, { more_s: wanted * 60 }); say('good', 'Asked the provider for more time.', 'It is there once both have signed and the chain has it.'); }}>
+    <label class="field">Minutes more<input type="number" min="1" max="43200" value=${minutes} aria-invalid=${Boolean(wrong)} aria-describedby="more-wrong" onInput=${(event) => set(event.target.value)} /></label>
+    <p>Up to <strong>${money(wanted > 0 ? more : 0)} ${token}</strong> more will be locked, out of what is free in the escrow. What is not used comes back.</p>
+    <p class="error" id="more-wrong" role="status">${wrong}${wrong && wanted > 0 ? html` <a href="/wallet">To the wallet</a>` : ''}</p><//>`;
 }
 
 // Output: followed from where it ends; the newest few MiB are kept in the page.
@@ -150,7 +161,7 @@ function Charts({ job }) {
   if (!data) return null;
   const has = (key) => data[key]?.some((value) => value !== null && value > 0);
   const charts = [
-    ['CPU', 'cores', data.cpu_cores, (v) => v.toFixed(2), true],
+    ['CPU', 'cores', data.cpu_cores, (v) => v.toFixed(v > 0 && v < 0.1 ? 4 : 2), true],
     ['Memory', 'MiB', data.memory_bytes.map((n) => n / 1048576), (v) => Math.round(v), true],
     ['GPU', '%', data.gpu.map((n) => n * 100), (v) => Math.round(v), has('gpu')],
     ['VRAM', 'MiB', data.gpu_memory_bytes?.map((n) => (n === null ? null : n / 1048576)), (v) => Math.round(v), has('gpu_memory_bytes')],
@@ -176,6 +187,7 @@ const loadPlot = () => (plotting ||= (async () => {
 function Chart({ name, unit, at, attempt, values, write }) {
   const box = useRef();
   const plot = useRef(null);
+  const [under, point] = useState(null); // the sample below the pointer
   // A gap where one provider ends and the next begins, so that no line joins the two.
   const rows = useMemo(() => {
     const x = []; const y = [];
@@ -194,9 +206,10 @@ function Chart({ name, unit, at, attempt, values, write }) {
       const grid = { stroke: colour('--line'), width: 1 };
       const axis = { stroke: colour('--soft'), grid, ticks: grid, font: `12px ${style.fontFamily}` };
       plot.current = new Plot({
-        width: box.current.clientWidth, height: 150, cursor: { points: { size: 6 } }, legend: { live: true },
-        series: [{ value: (_, v) => (v ? time(v) : '') }, { label: `${name}, ${unit}`, stroke: colour('--accent'), width: 2, fill: colour('--accent-soft'), value: (_, v) => (v == null ? '–' : write(v)), spanGaps: false }],
-        axes: [{ ...axis, values: (_, ticks) => ticks.map((v) => (ticks.at(-1) - ticks[0] > 600 ? time(v).slice(0, -3) : time(v))) }, { ...axis, size: 52 }],
+        width: box.current.clientWidth, height: 150, cursor: { points: { size: 6 } }, legend: { show: false },
+        hooks: { setCursor: [({ cursor, data }) => { const i = cursor.idx; point(i == null || data[1][i] == null ? null : { at: data[0][i], value: data[1][i] }); }] },
+        series: [{}, { stroke: colour('--accent'), width: 2, fill: colour('--accent-soft'), spanGaps: false, points: { show: false } }],
+        axes: [{ ...axis, space: 80, values: (_, ticks) => ticks.map((v) => (ticks.at(-1) - ticks[0] > 600 ? time(v).slice(0, -3) : time(v))) }, { ...axis, size: 52, space: 34 }],
         scales: { x: { time: true }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.15 : 1] } },
       }, rows, box.current);
     });
@@ -206,7 +219,8 @@ function Chart({ name, unit, at, attempt, values, write }) {
   }, []);
   useEffect(() => { plot.current?.setData(rows); }, [rows]);
   const last = [...values].reverse().find((v) => v !== null);
-  return html`<figure class="chart" style=${{ margin: 0 }}><figcaption class="small"><strong>${name}</strong> <span class="soft num">${last !== undefined ? `${write(last)} ${unit} at the end` : ''}</span></figcaption>
+  const most = values.reduce((top, v) => (v > top ? v : top), 0);
+  return html`<figure class="chart"><figcaption class="row small"><strong>${name}</strong><span class="soft num grow">${under ? `${write(under.value)} ${unit} at ${time(under.at)}` : last !== undefined ? `${write(last)} ${unit} at the end, at most ${write(most)}` : ''}</span></figcaption>
     <div ref=${box} role="img" aria-label=${`${name} in ${unit} over time, ${last !== undefined ? write(last) : 'nothing'} ${unit} at the end`}></div></figure>`;
 }
 
@@ -217,11 +231,11 @@ function Story({ job, now }) {
   job.agreements.forEach((a, i) => {
     const at = (kind) => a.story.find((line) => line.kind === kind)?.at;
     const who = `provider ${short(a.peer, 6, 4)}`;
-    const tx = (name, kind, text, mark, more) => a.transactions[name] && lines.push({ at: at(kind) ?? a.opened ?? job.created, kind: mark, head: text, more: html`${more} <${Tx} hash=${a.transactions[name]} />` });
-    tx('open', 'Opened', `${i ? 'Failover: funded again' : 'Funded'} on the chain`, 'info', `${money(a.deposit)} ${token.value} held for ${who};`);
-    tx('challenge', 'Challenged', 'Challenged: prove that you live', 'warn', `${who} was silent;`);
-    tx('slash', 'Slashed', 'Slashed', 'bad', `${money(a.slashed)} ${token.value} of ${who}’s stake, ${money(a.to_victim)} of it to you;`);
-    tx('close', 'Closed', 'Closed on the chain', 'good', `${money(a.paid)} ${token.value} paid, ${money(a.refunded)} refunded${a.ending !== 'none' ? ` (${ENDINGS[a.ending] || a.ending})` : ''};`);
+    const tx = (name, kind, text, mark, more) => a.transactions[name] && lines.push({ at: at(kind) ?? a.opened ?? job.created, kind: mark, head: text, more: html`${more}<div><${Tx} hash=${a.transactions[name]} /></div>` });
+    tx('open', 'Opened', `${i ? 'Failover: funded again' : 'Funded'} on the chain`, 'info', `${money(a.deposit)} ${token.value} held for ${who}`);
+    tx('challenge', 'Challenged', 'Challenged: prove that you live', 'warn', `${who} was silent`);
+    tx('slash', 'Slashed', 'Slashed', 'bad', `${money(a.slashed)} ${token.value} of ${who}’s stake, ${money(a.to_victim)} of it to you`);
+    tx('close', 'Closed', 'Closed on the chain', 'good', `${money(a.paid)} ${token.value} paid, ${money(a.refunded)} refunded${a.ending !== 'none' ? ` (${ENDINGS[a.ending] || a.ending})` : ''}`);
   });
   lines.sort((a, b) => a.at - b.at);
   return html`<${Panel} title="Story"><ol class="steps" aria-label="What happened">

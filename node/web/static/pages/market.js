@@ -1,7 +1,7 @@
 // Market: every live offer, as the node hears them; filters live in the address.
 import { html, signal, useEffect, useLayoutEffect, useMemo, useRef, useState } from '../vendor/ui.js';
 import { ask, link, news } from '../lib/api.js';
-import { count, gib, percent, plural, price, short, span, when } from '../lib/format.js';
+import { aligned, count, gib, number, percent, plural, price, short, span, when } from '../lib/format.js';
 import { Dialog, Empty, Facts, Histogram, Id, Loading, Panel, Price, Tile, Tiles, Trouble, token, useNow } from '../lib/parts.js';
 import { go, place } from '../app.js';
 
@@ -56,18 +56,20 @@ const FILTERS = {
 };
 const passes = (offer, filters, except) => filters.every(([key, value]) => key === except || FILTERS[key].test(offer, value));
 
-const SORTS = {
+const SORTS = { // name, order, unit (said here once for the whole column)
   gpu: ['GPU', (a, b) => a.gpu_name.localeCompare(b.gpu_name) || a.price - b.price],
-  vram: ['VRAM', (a, b) => b.gpu_ram - a.gpu_ram],
-  price: ['Price', (a, b) => a.price - b.price],
-  rel: ['Reliability', (a, b) => b.reliability - a.reliability],
+  free: ['Free', (a, b) => b.num_gpus - a.num_gpus],
+  vram: ['VRAM', (a, b) => b.gpu_ram - a.gpu_ram, 'GiB'],
+  price: ['Price', (a, b) => a.price - b.price, () => `${token.value}/h`],
+  rel: ['Reliable', (a, b) => b.reliability - a.reliability, '%'],
   region: ['Region', (a, b) => a.geolocation.localeCompare(b.geolocation)],
-  host: ['Cores, memory', (a, b) => b.cpu_cores - a.cpu_cores],
+  host: ['Cores / GiB', (a, b) => b.cpu_cores - a.cpu_cores],
   net: ['Mbit/s', (a, b) => b.inet_down - a.inet_down],
   provider: ['Provider', (a, b) => a.provider.localeCompare(b.provider)],
   age: ['Expires in', (a, b) => b.expires - a.expires],
 };
-const END = ['vram', 'price', 'rel', 'age'];
+const END = ['free', 'vram', 'price', 'rel', 'host', 'net', 'age'];
+const DOWN = ['free', 'vram', 'rel', 'host', 'net', 'age']; // the largest first
 
 export default function Market() {
   const { offers: all, problem } = useOffers();
@@ -96,7 +98,7 @@ export default function Market() {
       <${Tile} name=${filters.length ? 'Cheapest match' : 'Cheapest'}>${prices.length ? html`${price(prices[0])} <small>${token}/h</small>` : '–'}<//>
     <//>
     <div class="stack">
-      <div class="two" key="filters">
+      <div class="two wide" key="filters">
         <${Filters} all=${all} query=${query} set=${set} any=${filters.length > 0} />
         <${Panel} title=${`Prices of ${query.get('gpu') || 'all GPUs'}`} side=${query.get('max') && html`<button class="plain tiny" onClick=${() => set({ max: '' })}>Lift the cap</button>`}>
           <${Histogram} prices=${inClass} cap=${Number(query.get('max')) || null} label="Prices" onCap=${(value) => set({ max: Number(value.toPrecision(3)) })} />
@@ -150,7 +152,7 @@ function Nothing({ all, filters, set }) {
 }
 
 const BLOCK = 8;
-const small = matchMedia('(max-width: 760px)');
+const small = matchMedia('(max-width: 820px)');
 function Table({ rows, sort, total, onSort, query }) {
   const body = useRef();
   const [block, setBlock] = useState(0); // drawn in blocks, so that most frames of a scroll draw nothing
@@ -186,17 +188,18 @@ function Table({ rows, sort, total, onSort, query }) {
   return html`<${Panel} flush title=${rows.length === total ? plural(total, 'offer') : `${count(rows.length)} of ${plural(total, 'offer')}`} side=${!isSmall && html`<span class="soft small">arrow keys walk the rows</span>`}>
     <div class="grid" role="table" aria-label="Offers" aria-rowcount=${rows.length + 1}>
       <div class="body" role="presentation" ref=${body} style=${{ height: `${rows.length * size + top}px` }} onScroll=${moved} onKeyDown=${keys} data-keep>
-      <div role="rowgroup" class="sticky"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name]]) => html`
-        <span role="columnheader" class=${END.includes(key) ? 'end' : ''} aria-sort=${sort === key ? (['vram', 'rel', 'host', 'net', 'age'].includes(key) ? 'descending' : 'ascending') : undefined}><button onClick=${() => onSort(key)}>${name}${sort === key ? html`<span aria-hidden="true">↓</span>` : ''}</button></span>`)}</div></div>
+      <div role="rowgroup" class="sticky"><div class="top" role="row">${Object.entries(SORTS).map(([key, [name, , unit]]) => html`
+        <span role="columnheader" class=${END.includes(key) ? 'end' : ''} aria-sort=${sort === key ? (DOWN.includes(key) ? 'descending' : 'ascending') : undefined}><button onClick=${() => onSort(key)}>${sort === key ? html`<span aria-hidden="true">${DOWN.includes(key) ? '↓' : '↑'}</span>` : ''}${name}${unit && html` <small>${unit.call ? unit() : unit}</small>`}</button></span>`)}</div></div>
         <div class="pad" role="rowgroup" style=${{ height: `${rows.length * size}px` }}>${shown.map((one, i) => html`
           <div class="item" role="row" key=${one.key} aria-rowindex=${first + i + 2} style=${{ transform: `translateY(${(first + i) * size}px)` }}>
-            <span role="cell"><a href=${href(one.key)} data-at=${first + i}>${one.gpu_name}</a> <span class="soft small">${one.num_gpus}/${one.num_units} free</span> ${one.declared && html`<span class="chip" title="Typed by its owner, not found by a driver">declared</span>`}</span>
-            <span role="cell" class="end">${gib(one.gpu_ram)}</span>
-            <span role="cell" class="end"><strong>${price(one.price)}</strong> <span class="soft small">${token}/h</span></span>
-            <span role="cell" class="end">${percent(one.reliability)}</span>
-            <span role="cell">${one.geolocation || '–'}</span>
-            <span role="cell" class="soft">${one.cpu_cores} cores, ${gib(one.cpu_ram)}</span>
-            <span role="cell" class="soft num">${count(one.inet_down)} / ${count(one.inet_up)}</span>
+            <span role="cell"><a href=${href(one.key)} data-at=${first + i}>${one.gpu_name}</a>${one.declared && html` <span class="chip" title="Typed by its owner, not found by a driver">declared</span>`}</span>
+            <span role="cell" class="end">${one.num_gpus} <span class="soft small">of ${one.num_units}<span class="unit"> free</span></span></span>
+            <span role="cell" class="end">${number(one.gpu_ram)}<span class="unit"> GiB</span></span>
+            <span role="cell" class="end"><strong>${aligned(one.price)}</strong><span class="unit"> ${token}/h</span></span>
+            <span role="cell" class="end">${number(one.reliability * 100)}</span>
+            <span role="cell" title=${one.geolocation}>${one.geolocation || '–'}</span>
+            <span role="cell" class="end soft">${one.cpu_cores} / ${number(one.cpu_ram)}</span>
+            <span role="cell" class="end soft">${count(one.inet_down)} / ${count(one.inet_up)}</span>
             <span role="cell"><code>${short(one.provider, 6, 4)}</code></span>
             <span role="cell" class="end soft">${one.expires > now ? span(one.expires - now) : 'expiring'}</span>
           </div>`)}</div>

@@ -1,9 +1,9 @@
 // New job: the CLI's own file beside a form, what the market would answer, and the way to run it.
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/ui.js';
 import { ask, news, post } from '../lib/api.js';
-import { bytes, fromBase, gib, money, percent, plural, price, short, span, toBase } from '../lib/format.js';
-import { Copy, Empty, Facts, Loading, Panel, Price, Trouble, decimals, say, status, token, useAsk } from '../lib/parts.js';
-import { account, chain, deposit, send, toChain } from '../lib/wallet.js';
+import { bytes, fromBase, money, plural, price, short, span, toBase } from '../lib/format.js';
+import { Copy, Facts, Panel, Price, Trouble, decimals, say, status, token, useAsk } from '../lib/parts.js';
+import { account, deposit, send } from '../lib/wallet.js';
 import { edit, write } from '../lib/yaml.js';
 import { go, place } from '../app.js';
 import { offers, useOffers } from './market.js';
@@ -18,7 +18,14 @@ max_hourly_cost: "1.00"
 max_duration: 10m
 `;
 const store = { get: (key) => localStorage.getItem(key), set: (key, value) => localStorage.setItem(key, value) };
-const fresh = () => { const key = crypto.randomUUID(); store.set('souk.draft.key', key); return key; };
+// One key for one file, until it is handed in: a second try of the same is the same job, another is not.
+function keyOf(text) {
+  const [key, of] = JSON.parse(store.get('souk.draft.once') || '[]');
+  if (of === text) return key;
+  const made = crypto.randomUUID();
+  store.set('souk.draft.once', JSON.stringify([made, text]));
+  return made;
+}
 
 export default function New() {
   const query = new URLSearchParams(place.value.split('?')[1]);
@@ -177,8 +184,8 @@ function Run({ text, read, files, secrets, redraw }) {
     const inputs = [];
     for (const path of mounts) inputs.push(await upload(files.get(path), path, step));
     step('Handing the job in');
-    const made = await post('/api/jobs', { spec: read.spec, image, inputs, secrets: Object.fromEntries(secrets) }, { 'idempotency-key': store.get('souk.draft.key') || fresh() });
-    fresh();
+    const made = await post('/api/jobs', { spec: read.spec, image, inputs, secrets: Object.fromEntries(secrets) }, { 'idempotency-key': keyOf(text) });
+    store.set('souk.draft.once', '[]');
     say('good', `${plan.name} is handed in.`);
     go(`/jobs/${made.id}`);
   });

@@ -1,8 +1,8 @@
 // Provider: the machine, what it sells, who waits, what it earned and what was taken.
 import { html, useEffect, useMemo, useState } from '../vendor/ui.js';
 import { news, post } from '../lib/api.js';
-import { ago, count, money, percent, plural, price, short, span, time, toBase, when } from '../lib/format.js';
-import { Ask, Empty, Facts, Histogram, Id, Loading, Panel, Tile, Tiles, Trouble, Tx, decimals, say, token, useAsk, useNow } from '../lib/parts.js';
+import { count, money, percent, plural, price, short, span, time, toBase, when } from '../lib/format.js';
+import { Ask, Copy, Empty, Facts, Histogram, Id, Loading, Panel, Tile, Tiles, Trouble, Tx, decimals, say, token, useAsk, useNow } from '../lib/parts.js';
 import { useOffers } from './market.js';
 
 const MODES = { open: ['good', 'Selling'], paused: ['warn', 'Paused'], draining: ['warn', 'Draining'] };
@@ -21,7 +21,9 @@ export default function Provider() {
   useEffect(() => { const timer = setInterval(() => !document.hidden && reload(), 5000); return () => clearInterval(timer); }, []);
   if (!data) return problem ? html`<${Trouble} problem=${problem} again=${reload} />` : html`<${Loading} what="the provider" />`;
   if (!data.selling) return html`<div class="head"><h1>Provider</h1></div><${Panel}><${Empty} title="This node sells nothing">
-    <p>To rent out this machine’s GPUs, add a <code>[provider]</code> table to its configuration and start it again:</p><p><code>souk provider init</code></p><p>It finds the GPUs, checks the sandbox and suggests a price from the market.</p><//><//>`;
+    <p>To rent out this machine’s GPUs, type this on it:</p><p><${Copy} text="souk provider init"><code>souk provider init</code><//></p>
+    <p>It finds the GPUs, checks the sandbox, suggests a price from the market and writes the <code>[provider]</code> table of the configuration. Then start the node again.</p>
+    <p><a href="/">See what others ask</a></p><//><//>`;
   const [kind, mode] = MODES[data.mode] || ['', data.mode];
   const to = async (what) => { try { await post(`/api/provider/${what}`); reload(); } catch (failed) { say('bad', failed.message, failed.hint); } };
   const busy = data.machine.filter((unit) => unit.agreement).length;
@@ -35,10 +37,9 @@ export default function Provider() {
       <${Tile} name="Slashed">${money_ ? money(money_.slashed) : '–'} <small>${token}</small><//>
     <//>
     <${Units} units=${data.machine} />
-    <div class="two"><${Prices} data=${data} reload=${reload} /><${Earnings} money_=${money_} /></div>
+    <div class="two"><div class="stack"><${Prices} data=${data} reload=${reload} /><${Slashes} money_=${money_} /></div><div class="stack"><${Earnings} money_=${money_} /><${Stake} /></div></div>
     <${Queue} queue=${queue} data=${data} now=${now} />
     <${Quotes} quotes=${quotes} />
-    <${Stake} money_=${money_} />
     </div>
     ${asked === 'pause' && html`<${Ask} title="Pause selling?" action="Pause" onClose=${() => ask_('')} onYes=${() => to('pause')}><p>No new quotes until you sell again, also after a restart. What runs goes on and is paid.</p><//>`}
     ${asked === 'drain' && html`<${Ask} title="Drain this machine?" action="Drain" onClose=${() => ask_('')} onYes=${() => to('drain')}><p>No new quotes; what runs may end in its own time. The page says when nothing is left and the machine may be switched off.</p><//>`}`;
@@ -85,7 +86,7 @@ function Earnings({ money_ }) {
   const top = Math.max(...days.map((day) => Math.abs(Number(day.net))), 1e-9);
   return html`<${Panel} title="Earnings by day" side=${html`<span class="soft small">UTC days, from the chain’s events</span>`}>
     ${days.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Days"><table><thead><tr><th>Day</th><th class="num">Paid</th><th class="num">Bonds</th><th class="num">Slashed</th><th class="num">Net</th><th><span class="hidden">As a bar</span></th></tr></thead>
-      <tbody>${[...days].reverse().map((day) => html`<tr key=${day.day}><td class="nowrap">${day.day}</td><td class="num">${money(day.payments)}</td><td class="num">${money(day.bonds)}</td><td class="num">${Number(day.slashes) ? html`<span class="error">${money(day.slashes)}</span>` : '–'}</td><td class="num"><strong>${money(day.net)}</strong></td><td><div class=${`meter ${Number(day.net) < 0 ? 'bad' : ''}`} style=${{ width: '80px' }} aria-hidden="true"><span style=${{ width: `${(Math.abs(Number(day.net)) / top) * 100}%` }}></span></div></td></tr>`)}</tbody></table></div>`
+      <tbody>${[...days].reverse().map((day) => html`<tr key=${day.day}><td class="nowrap">${day.day}</td><td class="num">${money(day.payments)}</td><td class="num">${money(day.bonds)}</td><td class="num">${Number(day.slashes) ? html`<span class="error">${money(day.slashes)}</span>` : '–'}</td><td class="num"><strong>${money(day.net)}</strong></td><td><div class=${`meter ${Number(day.net) < 0 ? 'bad' : ''}`} style=${{ width: '60px' }} aria-hidden="true"><span style=${{ width: `${(Math.abs(Number(day.net)) / top) * 100}%` }}></span></div></td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title="Nothing earned yet"><p>Payments appear here when agreements are settled on the chain.</p><//>`}<//>`;
 }
 
@@ -106,11 +107,14 @@ function Quotes({ quotes }) {
     : html`<p class="soft" style=${{ padding: '12px 16px' }}>No quote yet. This node answers a demand when its offer is among the best for it.</p>`}<//>`;
 }
 
-function Stake({ money_ }) {
+function Stake() {
   const { data } = useAsk('/api/wallet', [news.money], 5000);
-  return html`<div class="two"><${Panel} title="Stake and money" side=${html`<a class="button" href="/wallet">Withdraw or stake</a>`}>
+  return html`<${Panel} title="Stake and money" side=${html`<a class="button" href="/wallet">Withdraw or stake</a>`}>
     ${data ? html`<${Facts} rows=${[['Free to withdraw', `${money(data.deposited)} ${token.value}`], ['Stake, free', `${money(data.stake)} ${token.value}`], ['Stake, locked by agreements', `${money(data.locked)} ${token.value}`], ['Thawing', `${money(data.thawing)} ${token.value}`], ['Wallet', html`<${Id} value=${data.wallet} />`]]} />
-      ${Number(data.stake) === 0 && Number(data.locked) === 0 && html`<div class="note warn"><p><strong>Nothing is staked.</strong></p><p>Without stake no agreement with collateral can be opened.</p></div>`}` : html`<${Loading} what="the escrow" />`}<//>
-    <${Panel} title="Slashes">${money_?.slashes.length ? html`<table><tbody>${money_.slashes.map((one) => html`<tr key=${one.slash_tx}><td><strong class="error">${money(one.amount)} ${token}</strong><div class="soft small">${when(one.at)}, agreement <code>${short(one.agreement, 8, 4)}</code>${one.last_heartbeat !== null ? `, last heartbeat no. ${one.last_heartbeat}` : ''}</div><div class="small">${one.challenge_tx && html`<div>challenge <${Tx} hash=${one.challenge_tx} /></div>`}<div>slash <${Tx} hash=${one.slash_tx} /></div></div></td></tr>`)}</tbody></table><p class="soft small">A challenge that is not answered in its window is the evidence: both transactions are on the chain.</p>`
-    : html`<p class="soft">None. Stake is taken when a challenge is not answered in time, or for two different heartbeats with one number.</p>`}<//></div>`;
+      ${Number(data.stake) === 0 && Number(data.locked) === 0 && html`<div class="note warn"><p><strong>Nothing is staked.</strong></p><p>Without stake no agreement with collateral can be opened.</p></div>`}` : html`<${Loading} what="the escrow" />`}<//>`;
+}
+
+function Slashes({ money_ }) {
+  return html`<${Panel} title="Slashes">${money_?.slashes.length ? html`<table><tbody>${money_.slashes.map((one) => html`<tr key=${one.slash_tx}><td><strong class="error">${money(one.amount)} ${token}</strong><div class="soft small">${when(one.at)}, agreement <code>${short(one.agreement, 8, 4)}</code>${one.last_heartbeat !== null ? `, last heartbeat no. ${one.last_heartbeat}` : ''}</div><div class="small">${one.challenge_tx && html`<div>challenge <${Tx} hash=${one.challenge_tx} /></div>`}<div>slash <${Tx} hash=${one.slash_tx} /></div></div></td></tr>`)}</tbody></table><p class="soft small">A challenge that is not answered in its window is the evidence: both transactions are on the chain.</p>`
+    : html`<p class="soft">None. Stake is taken when a challenge is not answered in time, or for two different heartbeats with one number.</p>`}<//>`;
 }

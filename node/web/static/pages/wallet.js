@@ -1,8 +1,8 @@
 // Wallet: connect, sign in, deposit, authorise, withdraw, stake. The key stays in the wallet.
 import { html, useEffect, useState } from '../vendor/ui.js';
-import { link, news } from '../lib/api.js';
+import { news } from '../lib/api.js';
 import { date, fromBase, money, short, toBase, when } from '../lib/format.js';
-import { Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, decimals, say, status, token, useAsk, useNow } from '../lib/parts.js';
+import { Facts, Id, Loading, Panel, Tile, Tiles, Trouble, Tx, decimals, status, token, useAsk, useNow } from '../lib/parts.js';
 import { account, chain, chosen, connect, deposit, disconnect, send, session, signIn, signOut, toChain, transactions, wallets } from '../lib/wallet.js';
 
 // Runs one thing at a time; what went wrong stays until the next try.
@@ -62,28 +62,30 @@ export default function Wallet() {
       <${Tile} name="The node may still lock">${data.allowance === 'unlimited' ? 'no limit' : money(data.allowance_live ? data.allowance : 0)} <small>${data.allowance === 'unlimited' ? '' : token}</small><//>
     <//>`}
     ${!address && html`<${Panel} key="connect" title="Connect a wallet"><${Connect}><p class="soft">The page asks for your address only. ${data && html`Below is the wallet this node works for, <code>${short(data.wallet, 8, 6)}</code>.`}</p><//><//>`}
-    ${data ? html`<div class="cols" key="cols">
+    ${data ? html`<div class="cols" key="cols"><div class="stack">
       <${Panel} title="Deposit and withdraw">
         <div class="stack"><p class="soft small">Jobs are paid from what is free in the escrow. Only your wallet can take it out.</p>
         <${Amount} label="Deposit" max=${data.tokens} maxName="is in the wallet" action="Deposit" kind="primary" busy=${!can} onSend=${(amount) => run('Preparing the deposit', (step) => deposit(amount, step)).then((done) => { reload(); return done; })} />
         <${Amount} label="Withdraw" max=${data.free} maxName="is free" action="Withdraw" busy=${!can} onSend=${(amount) => act('withdraw', { amount }, 'Withdraw')} /></div>
       <//>
-      <${Authorise} data=${data} now=${now} can=${can} act=${act} />
       <${Panel} title="Stake">
         <div class="stack"><p class="soft small">A provider’s stake backs what it sells. On the way out it thaws before it is free.</p>
-        <${Facts} rows=${[['Free', `${money(data.stake)} ${token.value}`], ['Thawing', `${money(data.thawing)} ${token.value}${data.thaws_at && Number(data.thawing) ? `, free ${data.thaws_at > now ? `at ${when(data.thaws_at)}` : 'now'}` : ''}`]]} />
+        <${Facts} rows=${[['Free', `${money(data.stake)} ${token.value}`], Number(data.locked) > 0 && ['Locked by agreements', `${money(data.locked)} ${token.value}`], ['Thawing', `${money(data.thawing)} ${token.value}${data.thaws_at && Number(data.thawing) ? `, free ${data.thaws_at > now ? `at ${when(data.thaws_at)}` : 'now'}` : ''}`]]} />
         <${Amount} label="Add stake" max=${data.free} maxName="is free in the escrow" action="Stake" busy=${!can} onSend=${(amount) => act('stake', { amount }, 'Stake')} />
         <${Amount} label="Take stake out" max=${data.stake} maxName="is not locked" action="Unstake" busy=${!can} onSend=${(amount) => act('unstake', { amount }, 'Unstake')} />
         ${Number(data.thawing) > 0 && html`<button disabled=${!can || data.thaws_at > now} onClick=${() => act('complete_unstake', {}, 'Take thawed stake back')}>Take thawed stake back</button>`}</div>
       <//>
+      </div><div class="stack">
+      <${Authorise} data=${data} now=${now} can=${can} act=${act} />
       <${Panel} title="Session"><div class="stack">
         <p class="soft small">Signing in proves to the node that this browser’s user holds the wallet. It moves no money, and where the owner has let wallets in it is all you need to use the node from elsewhere.</p>
         ${session.value ? html`<p class="row"><span class="chip good">signed in</span><code>${short(session.value, 8, 6)}</code></p><div><button onClick=${signOut}>Sign out</button></div>`
           : html`<div><button disabled=${!address || busy} onClick=${() => run('Sign in: answer in your wallet', signIn)}>Sign in with the wallet</button></div>`}</div><//>
       <${Panel} title="Chain and contracts"><${Facts} rows=${[
         ['Network', node.network], ['Chain', data.chain_id], ['Wallet', html`<${Id} value=${data.wallet} />`],
-        ['Escrow', html`<${Id} value=${data.escrow} />`], ['Token', html`<${Id} value=${data.token} /> ${data.symbol}`],
+        ['Escrow', html`<${Id} value=${data.escrow} />`], [`Token ${data.symbol}`, html`<${Id} value=${data.token} />`],
         ['Node’s key', html`<${Id} value=${data.operator} />`], ['Its gas', `${money(fromBase(BigInt(data.operator_gas_wei), 18), 5)} ETH${data.operator_gas_wei === '0' ? ': it cannot send anything' : ''}`]]} /><//>
+      </div>
     </div>` : !problem && html`<${Loading} what="the escrow" />`}
     <${Sent} />
     </div>`;
