@@ -119,6 +119,8 @@ def without_format(given: list[str]) -> list[str]:
     """
     cut = given.index("--") if "--" in given else len(given)
     ours, theirs = given[:cut], given[cut:]  # behind -- is somebody else's
+    if "-" in ours and not theirs:  # standard input, which the parser takes for half an option
+        ours, theirs = [word for word in ours if word != "-"], ["--", "-"]
     as_json = "--json" in ours
     kept: list[str] = []
     words = iter([word for word in ours if word != "--json"])
@@ -214,10 +216,14 @@ def _failed(problem: BaseException, as_json: bool) -> int:
         write_error(known.code, str(known), known.hint, as_json=as_json)
         return known.exit_code
     first = leaves[0]
-    hint = "GRIDSOUK_TRACEBACK=1 shows where; please report it"
+    message, hint = (
+        f"{type(first).__name__}: {first}",
+        "GRIDSOUK_TRACEBACK=1 shows where; report it",
+    )
     if isinstance(first, OSError) and first.strerror:
-        hint = "check the path and who may use it"
-    write_error("internal", f"{type(first).__name__}: {first}", hint, as_json=as_json)
+        name = f"{os.fsdecode(first.filename)}: " if isinstance(first.filename, str | bytes) else ""
+        message, hint = f"{name}{first.strerror}", "check the path, its room, and who may use it"
+    write_error("internal", message, hint, as_json=as_json)
     return 1
 
 

@@ -331,6 +331,16 @@ def test_formats_are_said_in_one_way(machine: Machine) -> None:
     assert (said.code, "no such format" in said.err) == (2, True)
 
 
+def test_a_job_file_may_come_by_a_pipe(tmp_path: Path) -> None:
+    alone = Machine(tmp_path)
+    for words in (["validate", "-"], ["validate", "-", "--json"]):
+        said = subprocess.run(
+            [sys.executable, "-m", "node.cli.main", *words], cwd=tmp_path, env=alone.environment,
+            input=JOB.format(name="piped"), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (said.returncode, "-: in order" in said.stdout or "--json" in words) == (0, True)
+
+
 def test_a_narrow_terminal_shows_every_column(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     screen = Terminal(
