@@ -91,6 +91,7 @@ NOT_HERE: Final = {
     "./run leftovers": "lists what the tests beside this one are using",
     "./run demo": "a town of its own, for minutes: by hand",
     "./run bench": "minutes of the whole machine: by hand, for the figures in the pages",
+    "./run guest": "an emulated machine, for 5 to 15 minutes: by hand",
     "./run deploy": "needs a public test network",
     "FOUNDRY_PROFILE=ci $FORGE test": "half an hour: by hand, after a change of the contracts",
     "tools/analyse.sh": "needs slither and halmos, which are not installed in CI",
