@@ -59,7 +59,7 @@ RUN: Final = {
     "souk wallet gas 0.05": (REQUESTER, f"souk wallet gas 0.05 {PAID}"),
     "souk stake thaw": (REQUESTER, f"souk stake thaw 5 {PAID}"),
     "souk stake withdraw": (REQUESTER, f"souk stake withdraw {PAID}"),
-    "souk wait JOB": (REQUESTER, "souk wait hello"),
+    "souk wait JOB": (REQUESTER, "souk wait hello --timeout 2m"),
     "souk withdraw 10": (REQUESTER, f"souk withdraw 10 {PAID}"),
     "souk simulate": (NOBODY, "souk simulate --jobs 60"),
     "souk simulate TRACE --policy fair --units 128": (
