@@ -197,14 +197,17 @@ class Pay:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Direct, requester to provider: are you there, and what is the newest beat?"""
+    """Direct, requester to provider: are you there, and what is the newest beat?
+
+    Answered with `Beat`, or `Done` before there is one.
+    """
 
     agreement: Hash
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Direct, requester to provider: the job's output from `offset` on."""
+    """Direct, requester to provider: the job's output from `offset` on. Answered with `LogPart`."""
 
     agreement: Hash
     offset: U63
@@ -353,14 +356,17 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """Direct, on connect: the digests of live offers held here, for the other to fill gaps."""
+    """Direct, on connect: the digests of live offers held here, for the other to fill gaps.
 
-    known: Annotated[tuple[Hash, ...], Count(0, 4096)]
+    Answered with `Synced`.
+    """
+
+    known: Annotated[tuple[Hash, ...], Count(0, 4096)]  # SHA-256 of sealings
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """Reply: signed envelopes of live offers and demands that the asker did not name."""
+    """Reply: sealings of live offers and demands that the asker did not name."""
 
     envelopes: Annotated[tuple[Annotated[bytes, Count(1, ENVELOPE_BYTES_MAX)], ...], Count(0, 512)]
 

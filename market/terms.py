@@ -265,8 +265,12 @@ class Sealed:
 class Manifest:
     """Everything a provider needs to run the job once. Its hash is `Demand.job` and `Terms.job`.
 
-    `resume` is the checkpoint to start from. Secrets are not part of it: they are sealed to the
-    winner only and travel beside it.
+    `image`: a path like `host/name@sha256:HASH` is an image in registries, with that hash; any
+    other is an archive that the requester serves, one tar that is an OCI image layout. Sizes that
+    are 0 are those of the units. `outputs` are files or directories, whole paths in the job; what
+    is there at the end is named in the last report, a directory's files one by one, or as one tar
+    with a path that ends in `/` if they are many. `resume` is the checkpoint to start from. Secrets
+    are not part of it: they are sealed to the winner only and travel beside it.
     """
 
     job_id: Id
@@ -284,7 +288,7 @@ class Manifest:
     memory_mib: U32
     disk_mib: U32
     max_duration_s: U32
-    grace_s: U16
+    grace_s: U16  # between SIGTERM and SIGKILL
     ports: Annotated[tuple[U16, ...], Count(0, 16)]
     egress: Annotated[tuple[Text256, ...], Count(0, EGRESS_MAX)] = ()  # host:port, sold beside it
 

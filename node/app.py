@@ -15,7 +15,7 @@ from trio import TaskStatus  # type: ignore[attr-defined]  # trio-typing's stubs
 
 from market.agreement import Agreement, Role
 from market.duties import Duty, Submit
-from market.errors import ChainError, ChainRefusedError
+from market.errors import ChainError, ChainRefusedError, MarketError
 from market.events import Event, OrderRefused
 from node.artifacts import PROTOCOL, Artifacts
 from node.atlas import NOTE as PLACE_NOTE
@@ -57,6 +57,8 @@ from node.wishes import Wishes
 log = structlog.get_logger("node")
 TRADE_PAUSE_S = 0.05  # a flood of demands is looked at so often at most
 LOOK_ROUND_S = 5.0
+BRING_AGAIN_S = 15.0
+BRING_S = 1.0  # an image that only its requester may fetch is begun before anybody is chosen
 MEASURE_S = 5.0  # a map needs some dozens of samples of each neighbour, and then only upkeep
 NOTE_ROUNDS = 30  # measurements between two notes in the journal
 CHAIN_PAUSE_S = 2.0  # between attempts to follow a chain that cannot be reached
@@ -73,7 +75,7 @@ async def run_node(
     await keeper.load()
     mail = Mail(config.network, ports.signer, ports.clock, ports.link, ports.gossip)
     holdings = Holdings(keeper, ports.clock)
-    artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch)
+    artifacts = Artifacts(ports.link, ports.blobs, holdings.may_fetch, holdings.is_coming)
     atlas = Atlas(ports.link, keeper.notes.get(PLACE_NOTE))
     standing = Standing(ports.clock, keeper.notes)
     keeper.witness = standing.witness
@@ -82,7 +84,7 @@ async def run_node(
         heard = (offer for offer in bulletin.book.offers() if image in offer.cached_images)
         return [offer.peer for offer in heard if offer.peer != ports.signer.peer]
 
-    images = Images(ports.blobs, ports.registry, ports.journal, ports.clock, artifacts, who_has)
+    images = Images(ports, artifacts, who_has)
     await images.load()
     holdings.images = images
     ports.blobs.keep(holdings.needed)
@@ -112,10 +114,7 @@ async def run_node(
     ports.link.accept(PROTOCOL, artifacts.serve)
     ports.link.accept(CHALLENGE, certifier.serve)
     ports.link.accept(BANDWIDTH, bandwidth.serve)
-    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
-    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
-    gangs = Gangs(keeper, ports.link, ports.sandbox)
-    ports.link.accept(GANG, gangs.serve)
+    gangs = _open_jobs(ports, keeper)
     dialler, entrance = Dialler(keeper, ports.link), Entrance(keeper, ports.link)
 
     async def perform(duty: Duty, agreement: Agreement) -> Iterable[Event]:
@@ -137,6 +136,7 @@ async def run_node(
         nursery.start_soon(gangs.run, config.rules.tick_s)
         nursery.start_soon(challenger.run, bulletin)
         nursery.start_soon(_look_round, images)
+        nursery.start_soon(_bring, images, keeper)
         nursery.start_soon(_measure, atlas, keeper)
         log.info("node is up", peer=ports.signer.peer.hex()[:12], network=config.network)
         rooms = Rooms(
@@ -145,6 +145,15 @@ async def run_node(
         control = Control(config, ports, rooms)
         nursery.start_soon(control.run)
         task_status.started(control)
+
+
+def _open_jobs(ports: Ports, keeper: Keeper) -> Gangs:
+    """Whatever leads into a job that runs here: its ports, programs beside it, its gang."""
+    ports.link.accept(TUNNEL, TunnelServer(keeper, ports.sandbox).serve)
+    ports.link.accept(EXEC, ExecutionServer(keeper, ports.sandbox).serve)
+    gangs = Gangs(keeper, ports.link, ports.sandbox)
+    ports.link.accept(GANG, gangs.serve)
+    return gangs
 
 
 async def _trade(
@@ -175,6 +184,23 @@ async def _look_round(images: Images) -> None:
     while True:
         await images.look()
         await trio.sleep(LOOK_ROUND_S)
+
+
+async def _bring(images: Images, keeper: Keeper) -> None:
+    """What only this node may fetch it fetches for the jobs that it gives away."""
+    again_at: dict[bytes, float] = {}
+    while True:
+        live = (job.manifest.image for job in keeper.jobs.values() if not job.over)
+        for image in dict.fromkeys(live):
+            if trio.current_time() < again_at.get(image.hash, 0.0):
+                continue
+            try:
+                await images.bring(image)
+            except MarketError as problem:
+                again_at[image.hash] = trio.current_time() + BRING_AGAIN_S
+                log.warning("a private image cannot be fetched", image=image.path,
+                            problem=str(problem))  # fmt: skip
+        await trio.sleep(BRING_S)
 
 
 async def _measure(atlas: Atlas, keeper: Keeper) -> None:

@@ -19,18 +19,27 @@ from node.ports import Blobs, Channel, Link
 PROTOCOL = "blob"
 Follow = Callable[[int], None]
 """Called with the number of bytes that are here, as they come."""
+MayFetch = Callable[[bytes, bytes], bool]
+COMING_S = 0.5  # between two looks for what is on its way
 WAITING_PARTS = 3  # received and not yet on the disk
 STALL_S = 60.0  # a peer that sends nothing for a minute is asked again later
+
+
+def _never(_peer: bytes, _hash: bytes) -> bool:
+    return False
 
 
 class Artifacts:
     """Pulls and serves blobs."""
 
-    def __init__(self, link: Link, blobs: Blobs, may_fetch: Callable[[bytes, bytes], bool]) -> None:
-        """`may_fetch(peer, hash)` says who may have what."""
+    def __init__(
+        self, link: Link, blobs: Blobs, may_fetch: MayFetch, is_coming: MayFetch = _never
+    ) -> None:
+        """`may_fetch(peer, hash)` says who may have what, `is_coming` what they should wait for."""
         self._link = link
         self._blobs = blobs
         self._may_fetch = may_fetch
+        self._is_coming = is_coming
         self._pulling: dict[bytes, trio.Event] = {}
 
     async def serve(self, channel: Channel) -> None:
@@ -43,6 +52,10 @@ class Artifacts:
         except CodecError:
             return
         size = await self._blobs.size(wanted.hash)
+        while size is None and self._is_coming(channel.peer, wanted.hash):
+            # Who asks waits for STALL_S, and asks again.
+            await trio.sleep(COMING_S)
+            size = await self._blobs.size(wanted.hash)
         if size is None or not self._may_fetch(channel.peer, wanted.hash):
             await channel.send(encode(Fetched(0)))
             return
@@ -95,6 +108,20 @@ class Artifacts:
         async with self.alone(artifact.hash):
             if await self._blobs.size(artifact.hash) is None:
                 await self._pull(peer, artifact, tell)
+
+    async def has(self, peer: bytes, hash_: bytes, size: int, offset: int) -> bool:
+        """Whether the peer shows that it has a blob that is here, too: its bytes from `offset` on.
+
+        Who knows only its hash cannot. Raises UnreachableError.
+        """
+        async with self._link.open(peer, PROTOCOL) as channel:
+            await channel.send(encode(Fetch(hash_, offset)))
+            if await self._size(channel) != size:
+                return False
+            shown = await _next(channel) if size else b""
+        return bool(shown or not size) and shown == await self._blobs.read(
+            hash_, offset, len(shown)
+        )
 
     async def pull_small(self, peer: bytes, hash_: bytes, size_max: int) -> None:
         """Likewise for a blob whose size nobody has said; it is at most `size_max`."""

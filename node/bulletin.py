@@ -6,6 +6,7 @@ fills gaps with every peer that connects. Decides nothing about who trades with 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,6 +26,8 @@ from node.ports import Clock, Gossip, Link
 
 log = structlog.get_logger("bulletin")
 PAGE_OFFERS = 16  # offers per envelope: 10 KiB, within the gossip frame
+SYNCED_DEMANDS_MAX = 64
+SYNCED_DEMANDS_BYTES = 48 * 1024  # beside 192 KiB of offers, within one envelope
 DEMANDS_MAX = 4096  # open demands remembered in all; a fuller market is asked again
 
 
@@ -228,8 +231,26 @@ class Bulletin:
     def synced(self, sync: Sync) -> Synced:
         """What the asker lacks of live offers and demands."""
         offers = self.book.raw_for(sync.known, limit=384)
-        demands = tuple(signed.raw for signed in self.demands.values())[:64]
-        return Synced((*offers, *demands))
+        return Synced((*offers, *self._some_demands()))
+
+    def _some_demands(self) -> list[bytes]:
+        """What fits of one demand of each requester, then of each one's next, the small ones first.
+
+        Whoever gossips many that are as large as gossip may be keeps nobody else's out, and no
+        reply from being sent.
+        """
+        turns: Counter[bytes] = Counter()
+        ranked = []
+        for order, signed in enumerate(self.demands.values()):
+            ranked.append((turns[signed.author], len(signed.raw), order, signed.raw))
+            turns[signed.author] += 1
+        chosen: list[bytes] = []
+        size = 0
+        for _, length, _, raw in sorted(ranked):
+            if size + length <= SYNCED_DEMANDS_BYTES and len(chosen) < SYNCED_DEMANDS_MAX:
+                chosen.append(raw)
+                size += length
+        return chosen
 
 
 def _news(now: tuple[Offer, ...], before: tuple[Offer, ...]) -> bool:

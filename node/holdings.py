@@ -39,6 +39,17 @@ class Holdings:
                 return True
         return False
 
+    def is_coming(self, peer: bytes, hash_: bytes) -> bool:
+        """Whether it is part of an image that this node is fetching for a job that `peer` runs."""
+        if self.images is None:
+            return False
+        return any(
+            self.images.is_coming(agreement.manifest.image.hash, hash_)
+            for agreement in self._keeper.agreements.values()
+            if agreement.peer == peer and agreement.role is Role.REQUESTER
+            and agreement.phase is not Phase.QUOTED and agreement.manifest is not None
+        )  # fmt: skip
+
     def needed(self) -> frozenset[bytes]:
         """Whatever a live job, a live agreement or an unfetched result still needs."""
         kept: set[bytes] = set()

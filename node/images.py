@@ -2,7 +2,9 @@
 
 Every part is named by its SHA-256, so it is checked before use and kept once however many images
 share it. What a registry gave to anybody (or a peer that serves it to anybody) is served on; what
-came with credentials, or from a requester alone, is not.
+came with credentials, or from a requester alone, is not, and only jobs of those run on it who have
+shown that they have it. Credentials stay on the node whose owner gave them: it fetches, and passes
+the parts on to the provider of its job.
 
     stage(image) -> manifest: here? a peer that announced it? the registry? its requester?
                     then each part likewise; what was begun goes on where it stopped
@@ -12,17 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import structlog
 import trio
 
-from market.codec import U40, U63, Count, Hash, decode, encode
+from market.codec import U40, Count, PeerKey, decode, encode
 from market.errors import (
-    IntegrityError,
-    LimitError,
+    CodecError,
     MarketError,
     NotFoundError,
     RefusedError,
@@ -44,13 +46,13 @@ from market.limits import (
     CACHED_IMAGES_MAX,
     IMAGE_LAYERS_MAX,
     IMAGES_MAX,
-    MANIFEST_BYTES_MAX,
     RECORD_BYTES_MAX,
 )
 from market.terms import Artifact
 from market.units import format_bytes
 from node.artifacts import Artifacts
-from node.ports import Blobs, Clock, Journal, Registry, Write
+from node.ports import Ports, Write
+from node.sources import Fetch, Part
 
 log = structlog.get_logger("images")
 NESTING_MAX = 3  # an index may name an index, once or twice
@@ -61,38 +63,38 @@ Tell = Callable[[int, int], None]
 """(bytes here, bytes in all), while an image comes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One blob of an image."""
-
-    hash: Hash
-    size_bytes: U63
+HOLDERS_MAX = 64  # requesters of one private image at one provider
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """An image whose parts this node knows. Journaled as it stands; `open`: anybody may have it."""
+    """An image whose parts this node knows. Journaled as it stands.
+
+    `open`: anybody may have it. `holders` are the requesters who have shown that they have it.
+    """
 
     image: Artifact
     open: bool
     parts: Annotated[tuple[Part, ...], Count(0, IMAGE_LAYERS_MAX + NESTING_MAX + 2)]
     used_at_s: U40
+    holders: Annotated[tuple[PeerKey, ...], Count(0, HOLDERS_MAX)] = ()
 
 
 class Images:
     """The images of this node."""
 
     def __init__(
-        self, blobs: Blobs, registry: Registry, journal: Journal, clock: Clock,
-        artifacts: Artifacts, who_has: Callable[[bytes], Iterable[bytes]],
-    ) -> None:  # fmt: skip
+        self, ports: Ports, artifacts: Artifacts, who_has: Callable[[bytes], Iterable[bytes]]
+    ) -> None:
         """`who_has(image)` names peers that announce it, the likeliest first."""
-        self._blobs = blobs
-        self._registry = registry
-        self._journal = journal
-        self._clock = clock
+        self._blobs = ports.blobs
+        self._registry = ports.registry
+        self._journal = ports.journal
+        self._clock = ports.clock
+        self._entropy = ports.entropy
         self._artifacts = artifacts
         self._who_has = who_has
+        self._bringing: set[bytes] = set()
         self._locks: dict[bytes, trio.Lock] = {}
         self._here: dict[bytes, None] = {}
         self._open: set[bytes] = set()
@@ -102,7 +104,8 @@ class Images:
         """Take up what the journal holds, and look what of it is still on the disk."""
         for write in await self._journal.load():
             if write.table == _TABLE and write.data is not None:
-                self.known[write.key] = decode(Known, write.data, size_max=RECORD_BYTES_MAX)
+                with suppress(CodecError):  # of another version: its parts are found again
+                    self.known[write.key] = decode(Known, write.data, size_max=RECORD_BYTES_MAX)
         await self.look()
 
     async def look(self) -> None:
@@ -172,18 +175,52 @@ class Images:
             else:
                 await self._layers(image, reference, requester, tell)
 
+    def is_private(self, image: Artifact) -> bool:
+        """Whether only this node may fetch it: with credentials of its owner's."""
+        reference = registry_reference(image)
+        return reference is not None and not self._registry.is_open(reference)
+
+    async def bring(self, image: Artifact) -> None:
+        """Fetch a private image for a job that this node gives away; its provider waits for it.
+
+        Nothing if it is here. Raises what `stage` does; after UnreachableError it is still coming.
+        """
+        if not self.is_private(image) or image.hash in self._here:
+            return
+        self._bringing.add(image.hash)
+        try:
+            await self.stage(image, None, lambda _done, _total: None)
+        except UnreachableError:
+            raise
+        except MarketError:
+            self._bringing.discard(image.hash)
+            raise
+        self._bringing.discard(image.hash)
+
+    def is_coming(self, image: bytes, part: bytes) -> bool:
+        """Whether a blob is on its way as part of a private image, or may be."""
+        if image not in self._bringing:
+            return False
+        return image not in self.known or part in self.parts(image)
+
     async def _archive(self, image: Artifact, requester: bytes, tell: Tell) -> None:
         part = Part(image.hash, image.size_bytes)
         known = self.known.get(image.hash)
+        is_open = bool(known and known.open)
+        if await self._blobs.size(image.hash) is not None and not is_open:
+            await self.allow(requester, part)
         # Whoever announces it may serve it; an archive of a requester's own is served to nobody.
-        await self._remember(Known(image, bool(known and known.open), (part,), self._now()))
+        await self._remember(Known(image, is_open, (part,), self._now()), requester)
         await self._artifacts.pull(requester, image, lambda done: tell(done, image.size_bytes))
         self._here = {image.hash: None, **self._here}
 
     async def _layers(
         self, image: Artifact, reference: Reference, requester: bytes | None, tell: Tell
     ) -> None:
-        fetch = _Fetch(self, reference, image, requester)
+        announced = [peer for peer in self._who_has(image.hash) if peer != requester]
+        fetch = Fetch(self._blobs, self._registry, self._artifacts, self, reference,
+                      announced[:PEERS_MAX], requester)  # fmt: skip
+        unfinished = self.known.get(image.hash)
         parts: list[Descriptor] = []
         named = Descriptor("", image.hash, 0)
         for _ in range(NESTING_MAX):
@@ -197,17 +234,40 @@ class Images:
             raise SandboxError("the image's index nests too deep")
         parts += manifest.parts
         stored = tuple(Part(part.digest, part.size_bytes) for part in parts)
-        await self._remember(Known(image, False, stored, self._now()))
+        holders = unfinished.holders if unfinished else ()
+        await self._remember(Known(image, False, stored, self._now(), holders))
         total = sum(part.size_bytes for part in parts)
         done = 0
         for part in parts:
             await fetch.part(part, lambda here, before=done: tell(before + here, total))  # type: ignore[misc]
             done += part.size_bytes
             tell(done, total)
-        await self._remember(Known(image, fetch.open, stored, self._now()))
+        await self._remember(Known(image, fetch.open, stored, self._now()), requester)
         self._here = {image.hash: None, **self._here}
 
-    async def _remember(self, known: Known) -> None:
+    def is_held(self, requester: bytes, hash_: bytes) -> bool:
+        """Whether it is part of an image that this requester has shown to have."""
+        held = (known for known in self.known.values() if requester in known.holders)
+        return any(part.hash == hash_ for known in held for part in known.parts)
+
+    async def allow(self, requester: bytes, part: Part) -> None:
+        """Let a requester's job use a blob that came here for somebody else.
+
+        Its hash alone is no key: demands tell everybody an image's. So its node has to show bytes
+        of it, from a place that it cannot know before. NotFoundError, UnreachableError.
+        """
+        if self.is_held(requester, part.hash):
+            return
+        where = int.from_bytes(self._entropy.token(8), "big") % max(1, part.size_bytes)
+        if not await self._artifacts.has(requester, part.hash, part.size_bytes, where):
+            hint = "give its registry's credentials to your own node"
+            raise NotFoundError("the image here is another requester's", hint=hint)
+
+    async def _remember(self, known: Known, holder: bytes | None = None) -> None:
+        before = self.known.get(known.image.hash)
+        if holder is not None and not known.open:
+            held = (*(before.holders if before else ()), *known.holders, holder)
+            known = replace(known, holders=tuple(dict.fromkeys(held))[-HOLDERS_MAX:])
         writes = [Write(_TABLE, known.image.hash, encode(known))]
         self.known.pop(known.image.hash, None)
         self.known[known.image.hash] = known  # last in the dict: used last
@@ -244,125 +304,6 @@ class Images:
         for key in [key for key, lock in self._locks.items() if not lock.locked()][:64]:
             del self._locks[key]
         return self._locks.setdefault(hash_, trio.Lock())
-
-
-_Follow = Callable[[int], None]
-_FromPeer = Callable[[bytes, Descriptor, _Follow], Awaitable[None]]
-_FromRegistry = Callable[[Descriptor, _Follow], Awaitable[None]]
-
-
-class _Fetch:
-    """One image on its way: which sources are left, and whether all of it was open to anybody."""
-
-    def __init__(
-        self, images: Images, reference: Reference, image: Artifact, requester: bytes | None
-    ) -> None:
-        self._blobs = images._blobs
-        self._registry = images._registry
-        self._artifacts = images._artifacts
-        self._reference = reference
-        announced = [peer for peer in images._who_has(image.hash) if peer != requester]
-        self._peers = announced[:PEERS_MAX]
-        self._requester = requester
-        self._asks_registry = True
-        self._was_open = images.is_open
-        self._seen: set[bytes] = set()
-        self.open = True
-
-    async def small(self, part: Descriptor) -> bytes:
-        """A manifest, whose size nobody has said."""
-        if await self._blobs.size(part.digest) is None:
-            await self._get(part, self._small_from_peer, self._small_from_registry, _ignore)
-            self._seen.add(part.digest)
-        elif not self._was_open(part.digest):
-            self.open = False
-        size = await self._blobs.size(part.digest)
-        if size is None or size > MANIFEST_BYTES_MAX:
-            raise SandboxError("the image's manifest is too large")
-        data = bytearray()
-        while piece := await self._blobs.read(part.digest, len(data), size):
-            data += piece
-        return bytes(data)
-
-    async def part(self, part: Descriptor, tell: _Follow) -> None:
-        """A blob of known size."""
-        size = await self._blobs.size(part.digest)
-        if size is not None and size != part.size_bytes:
-            raise LimitError("a part of the image is not of the size that its manifest says")
-        if size is None:
-            await self._get(part, self._part_from_peer, self._part_from_registry, tell)
-        elif part.digest not in self._seen and not self._was_open(part.digest):
-            self.open = False  # nobody knows any more who gave it to us
-
-    async def _get(self, part: Descriptor, from_peer: _FromPeer, from_registry: _FromRegistry,
-                   tell: _Follow) -> None:  # fmt: skip
-        problems: list[MarketError] = []
-        for peer in tuple(self._peers):
-            try:
-                return await from_peer(peer, part, tell)
-            except (UnreachableError, NotFoundError, IntegrityError, LimitError) as problem:
-                self._peers.remove(peer)
-                log.info("a peer did not have what it announced", peer=peer.hex()[:12],
-                         part=part.digest.hex()[:12], problem=str(problem))  # fmt: skip
-        if self._asks_registry:
-            try:
-                await from_registry(part, tell)
-                self.open = self.open and self._registry.is_open(self._reference)
-                return None
-            except (UnreachableError, NotFoundError, RefusedError, IntegrityError) as problem:
-                problems.append(problem)
-        if self._requester is not None:
-            try:
-                await from_peer(self._requester, part, tell)
-                self.open = False  # it gave it to us for its job
-                return None
-            except NotFoundError as problem:
-                if not problems:
-                    problems.append(problem)
-            except (UnreachableError, IntegrityError) as problem:
-                problems.append(problem)
-        # One that may pass is the one to tell: staging is then tried again.
-        passing = [one for one in problems if isinstance(one, UnreachableError)]
-        raise (passing or problems)[0]
-
-    async def _small_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> None:
-        await self._artifacts.pull_small(peer, part.digest, MANIFEST_BYTES_MAX)
-
-    async def _part_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> None:
-        artifact = Artifact(f"part {part.digest.hex()[:12]}", part.digest, part.size_bytes)
-        await self._artifacts.pull(peer, artifact, tell)
-
-    async def _small_from_registry(self, part: Descriptor, tell: _Follow) -> None:
-        named = replace(self._reference, tag="", digest=part.digest)
-        await self._blobs.put(await self._registry.manifest(named))
-
-    async def _part_from_registry(self, part: Descriptor, tell: _Follow) -> None:
-        async with self._artifacts.alone(part.digest):
-            if await self._blobs.size(part.digest) is not None:
-                return
-            offset = await self._blobs.partial(part.digest)
-            if offset > part.size_bytes:
-                await self._blobs.discard(part.digest)
-                offset = 0
-            if offset < part.size_bytes:
-                await self._stream(part, offset, tell)
-            await self._blobs.finish(part.digest)
-
-    async def _stream(self, part: Descriptor, offset: int, tell: _Follow) -> None:
-        async with self._registry.blob(self._reference, part.digest, offset) as body:
-            async for data in body:
-                if offset + len(data) > part.size_bytes:
-                    await self._blobs.discard(part.digest)
-                    raise IntegrityError("the registry sends more bytes than the manifest says")
-                await self._blobs.append(part.digest, offset, data)
-                offset += len(data)
-                tell(offset)
-        if offset < part.size_bytes:
-            raise UnreachableError("the transfer ended early")
-
-
-def _ignore(_: int) -> None:
-    """Nobody follows a manifest's bytes."""
 
 
 def told(done: int, total: int) -> str:

@@ -48,6 +48,10 @@ class Place:
     chain: ChainConfig
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+    reachable: bool | None = None
+    relay: bool | None = None
+    relay_kbps: int = 32_000
     password_file: Path | None = None
     declared: Declared | tuple[Declared, ...] | None = None
     sandbox: OciSettings | None = None
@@ -71,6 +75,10 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         topics=config.topics,
         address_book=data / "peers.json",
         ping_interval_s=place.ping_interval_s,
+        announce=place.announce,
+        reachable=place.reachable,
+        relay=place.relay,
+        relay_bytes_per_s=place.relay_kbps * 125,
     )
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(open_journal(data / "journal.sqlite"))
@@ -78,7 +86,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         registry = await stack.enter_async_context(open_registry(place.registries))
         chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
         chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
-        devices = discover(place.declared)
+        devices = discover(place.declared, data / "units.json")
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
             settings = place.sandbox or OciSettings(state_dir=data / "sandbox")

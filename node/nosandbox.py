@@ -82,6 +82,10 @@ class NoSandbox:
     async def scrub(self, work_id: str) -> None:
         """Nothing is here."""
 
+    async def prune(self) -> int:
+        """There is nothing."""
+        return 0
+
     async def works(self) -> tuple[str, ...]:
         """None."""
         return ()

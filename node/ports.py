@@ -64,6 +64,16 @@ class PeerInfo:
     rtt_us: int | None
     connected_at: UnixTime
     strikes: float = 0.0  # misbehaviour counted now; at the network's limit it is cut off
+    relayed: bool = False  # every connection to it runs through a relay
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How others reach this node (`reachable` None: not yet known), and whether it relays."""
+
+    reachable: bool | None
+    relays: tuple[bytes, ...] = ()  # through whom, while it is not reachable
+    relaying: bool = False
 
 
 class Channel(Protocol):
@@ -124,6 +134,9 @@ class Link(Protocol):
 
     def addresses(self) -> tuple[str, ...]:
         """Where others can dial this node, each ending in its peer id."""
+
+    def reach(self) -> Reach:
+        """Whether others can dial this node, and through which relays if they cannot."""
 
     def statistics(self) -> dict[str, int]:
         """Counters for people and metrics: messages, duplicates, invalid, bytes, peers."""
@@ -484,6 +497,9 @@ class Sandbox(Protocol):
     async def scrub(self, work_id: str) -> None:
         """Remove every trace: disk, mounts, cgroups, logs. Stops it first."""
 
+    async def prune(self) -> int:
+        """Remove what is unpacked of images that no work here uses; returns bytes freed."""
+
     async def works(self) -> tuple[str, ...]:
         """Every work id the sandbox knows, to re-adopt after a restart."""
 
@@ -623,6 +639,9 @@ class Blobs(Protocol):
 
 class Registry(Protocol):
     """Where images come from that no peer has: OCI registries, reached under this node's rules."""
+
+    def for_others(self) -> Registry:
+        """As it is asked for the jobs of others: without what only its owner may have."""
 
     def is_open(self, reference: Reference) -> bool:
         """Whether the host is asked without credentials: what it gives is anybody's."""

@@ -76,7 +76,7 @@ async def examine(root: Path, stack: ExitStack) -> dict[str, tuple[Attempt, ...]
             changes = {"runtime": "", "driver": "engine", "socket": socket}
         settings = small_settings(root / kind, f"escapes-{kind}-{os.getpid()}", **changes)
         driver = Driver(settings, blobs, Artifact("base", hash_, size), kind)
-        found[kind] = await doctor.examine(driver.sandbox, blobs, driver.image)
+        found[kind] = await doctor.examine(driver.sandbox, blobs, driver.image, gang=True)
     return found
 
 

@@ -31,7 +31,10 @@ TAIL = """
 | variable | what |
 |---|---|
 | `GRIDSOUK_PROGRESS` | a file: write how much is done, 0 to 1. A job that does is moved when it is slow |
-| `SOUK_NODE_RANK`, `SOUK_NUM_NODES` | which machine of a gang this is; also under torchrun's names |
+| `SOUK_NODE_RANK`, `SOUK_NUM_NODES` | which machine of a gang this is, from 0, and of how many |
+| `SOUK_NODE_IPS` | the addresses of all of them by rank, one a line; they reach each other at any port |
+| `MASTER_ADDR`, `MASTER_PORT` | rank 0's address, and a port for it (29500 unless `envs` names one) |
+| `PET_*`, `GLOO_SOCKET_IFNAME`, `NCCL_SOCKET_IFNAME` | the same for torchrun and what is beneath it |
 | `HTTPS_PROXY` | the way out, if `egress` was asked for and sold |
 
 It runs as a user without rights, on a read-only root; it may write to its `outputs`, its checkpoint

@@ -18,17 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from market import certificate, limits, messages, signing, terms
+from market import certificate, messages, signing, terms
 from market.agreement import ENDS, TRANSITIONS, Phase
 from market.codec import describe
-from node.artifacts import PROTOCOL as BLOB
-from node.bandwidth import PROTOCOL as BANDWIDTH
-from node.certify import PROTOCOL as CHALLENGE
-from node.config import Config
-from node.mail import DIRECT_LIFETIME_S
-from node.tunnels.accept import PROTOCOL as TUNNEL
-from node.tunnels.execute import PROTOCOL as EXEC
-from node.tunnels.gang import PROTOCOL as GANG
+from node.adapters.libp2p.dialback import Tried, TryMe
+from node.adapters.libp2p.peerkeeper import Known
+from scripts import protocol_text as words
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 PROTOCOL: Final = ROOT / "docs" / "PROTOCOL.md"
@@ -41,6 +36,7 @@ EIP712: Final = {
     "voucher": "Voucher(bytes32 agreement,uint96 amount,bytes32 ack,bool last)",
     "heartbeat": "Heartbeat(bytes32 agreement,uint64 sequence,uint40 at,uint32 meteredSeconds,"
     "uint48 challenge,bytes32 state)",
+    "extension": "Extension(bytes32 agreement,uint96 deposit,uint32 duration)",
     "settlement": "Settlement(bytes32 agreement,uint96 paid,uint96 slashed)",
 }
 """Types that the code keeps as hashes only; `_eip712` holds each to its hash."""
@@ -76,7 +72,14 @@ def _lines() -> Iterator[str]:
     yield ""
     yield "<!-- Generated from the code. Do not edit: python -m scripts.protocol --write -->"
     yield ""
-    yield from _rules()
+    yield from (words.introduction(), words.encoding())
+    yield "## Envelope"
+    yield ""
+    yield "Every message, gossiped or direct, request or reply, travels in a `Sealing`."
+    yield ""
+    yield from _section("Sealing", messages.Sealing)
+    yield from _section("Envelope", messages.Envelope)
+    yield from (words.refusals(), words.transport(), words.conversation())
     yield "## Messages"
     yield ""
     yield "| word in the envelope | way | what |"
@@ -86,9 +89,12 @@ def _lines() -> Iterator[str]:
     yield ""
     for word, kind in messages.KINDS.items():
         yield from _section(word, kind)
-    yield "## First frames of channels"
+    yield "## Frames that are not enveloped"
     yield ""
     for frame in (
+        Known,
+        TryMe,
+        Tried,
         messages.Fetch,
         messages.Fetched,
         messages.Dial,
@@ -105,87 +111,12 @@ def _lines() -> Iterator[str]:
         messages.Joined,
     ):
         yield from _section(frame.__name__, frame)
+    yield words.matrices()
     yield "## Values inside messages"
     yield ""
     for kind in _nested():
         yield from _section(kind.__name__, kind)
     yield from _eip712()
-
-
-def _rules() -> Iterator[str]:
-    prefix = signing._PREFIX.decode().replace("\n", "\\n")
-    topics = ", ".join(f"`{topic}`" for topic in _topics())
-    yield f"""Version {limits.PROTOCOL_VERSION}. Names, types and bounds are those of \
-`market/messages.py` and `market/terms.py`;
-`market/codec.py` enforces them.
-
-## Encoding
-
-Canonical msgpack. A value is a map of its field names in sorted order, all of them and no others.
-Integers take their shortest form; those of 2^64 and more travel as big-endian bytes without leading
-zeros. There are no floats and no extension types. An enumeration travels as its word. Nesting is at
-most {limits.DEPTH_MAX} deep. Bytes that do not encode back to themselves are refused, so that a \
-value has one spelling.
-
-Bounds: `int a..b`; `text(a..b)` in UTF-8 bytes; `bytes(a..b)`, `bytes(32)` for exactly 32;
-`list(a..b) of X`; `X or nil` may be absent.
-
-## Envelope
-
-Every message, gossiped or direct, request or reply, travels in a `Sealing`.
-"""
-    yield from _section("Sealing", messages.Sealing)
-    yield from _section("Envelope", messages.Envelope)
-    yield f"""A reader refuses, in this order:
-
-1. more than {limits.ENVELOPE_BYTES_MAX} bytes, or bytes that are no canonical sealing and envelope;
-2. a `version` other than {limits.PROTOCOL_VERSION};
-3. another `network`: a node's is its preset and chain id, like `devnet-31337`;
-4. a `to` that is neither the reader's key nor 32 zero bytes;
-5. an `expires_at_ms` that is past, an `issued_at_ms` more than {limits.CLOCK_SKEW_S} s ahead, a \
-lifetime of more than {limits.ENVELOPE_LIFETIME_MAX_S} s;
-6. a signature that is not the author's Ed25519 signature of `"{prefix}"` and the envelope's bytes;
-7. a `kind` that is not in the table of messages, or a `body` that does not decode as it.
-
-A direct request must be signed by the peer that the connection's handshake proved. Direct messages
-live {DIRECT_LIFETIME_S:g} s.
-
-## Transport
-
-libp2p over TCP, Noise and yamux; every peer has an Ed25519 key, which is its name.
-
-- **Gossip**: gossipsub, `/meshsub/1.1.0`, topics {topics}; at most \
-{limits.GOSSIP_BYTES_MAX} bytes a message.
-  `offers` goes to the first topic, `wanted` and `unwanted` to the second.
-- **Requests**: `/gridsouk/requests/1`, one long-lived stream per peer and direction. Frames are
-  `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it.
-- **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
-  kinds are DATA 0, ACK 1, END 2, ENDED 3. Data frames have at most {limits.CHUNK_BYTES} bytes. The
-  sender spends credit, {limits.CHUNK_BYTES * limits.CREDIT_CHUNKS} bytes in flight at most, which
-  the reader gives back as the application takes frames. END and ENDED
-  tell a clean end from a broken line.
-- **`{BLOB}`**: the asker sends `Fetch`, the other answers `Fetched` and the bytes from `offset` on,
-  in frames. The asker checks the announced size and the hash. A peer is served what an agreement
-  with it names, and the parts of images that anybody may have.
-- **`{TUNNEL}`**: a job's requester sends `Dial`, its provider answers `Dialled`; then every frame
-  is bytes of one TCP connection, either way. An empty frame ends one way; a channel that ends
-  before both ways have is a connection that broke.
-- **`{CHALLENGE}`**: anybody sends `Challenge`, the provider multiplies and answers `Committed`;
-  then `Show`, and for each row `Shown` and the row itself. Matrices, tree and check:
-  `market/product.py`.
-- **`{BANDWIDTH}`**: anybody sends `Flow`, the other answers `Flowing`, and the bytes follow: \
-{limits.FLOW_BYTES} at most,
-  {limits.FLOWS_PER_HOUR} times an hour for all who ask.
-- **`{EXEC}`**: a job's requester sends `Execute`, its provider answers `Executing`; then frames,
-  until the one with the exit code. A channel that ends without it is a program that was killed.
-- **`{GANG}`**: see `Join`; frames have at most {limits.GANG_FRAME_BYTES_MAX} bytes.
-"""
-
-
-def _topics() -> tuple[str, ...]:
-    field = next(f for f in dataclasses.fields(Config) if f.name == "topics")
-    topics: tuple[str, ...] = field.default  # type: ignore[assignment]  # dataclasses keep it untyped
-    return topics
 
 
 def _way(kind: type[Any]) -> str:
@@ -279,18 +210,14 @@ def _eip712() -> Iterator[str]:
     for name, text in EIP712.items():
         assert signing.keccak(text.encode()) == signing._TYPE[name], f"{name} has another type now"
     nested = (signing._TERMS, signing._MONEY, signing._PARTIES, signing._TIMING)
-    yield """## Chain signatures (EIP-712)
-
-Made by operator keys; checked by the other node and by the contract. The domain's name is
-`gridsouk`, its version `1`, its contract the escrow. A node takes 65 bytes r, s, v, with v 27 or 28
-and a low s. The digest of the terms is the agreement's id, here and on chain.
-"""
+    yield words.chain()
     yield "| value | signed by | type |"
     yield "|---|---|---|"
     yield f"| domain | | `{EIP712['domain']}` |"
     yield f"| `Terms` | both | `{b''.join(nested).decode()}` |"
     yield f"| `Voucher` | requester | `{EIP712['voucher']}` |"
     yield f"| `Heartbeat` | provider | `{EIP712['heartbeat']}` |"
+    yield f"| `Extension` | both | `{EIP712['extension']}` |"
     yield f"| `Settlement` | both | `{EIP712['settlement']}` |"
     yield ""
     yield """`Heartbeat.state` is the SHA-256 of the canonical bytes of the `Report` beside it, \

@@ -244,6 +244,37 @@ engines_install() {
     install_packages $(missing_engines)
 }
 
+# ---- guest: an emulated machine with a kernel of Debian's own (tests/guest) ------------------------
+
+guest_title="QEMU, systemd and a kernel for the emulated machine"
+guest_hint="It needs root, apt and an amd64 Debian; then run the same command again."
+
+find_virtiofsd() {
+    [ -x /usr/lib/qemu/virtiofsd ] || [ -x /usr/libexec/virtiofsd ]
+}
+
+guest_ready() {
+    command -v qemu-system-x86_64 >/dev/null && find_virtiofsd && [ -x /lib/systemd/systemd ] &&
+        [ -s "$TOOLS/guest/vmlinuz" ] && [ -d "$TOOLS/guest/modules" ]
+}
+
+guest_install() {
+    command -v qemu-system-x86_64 >/dev/null || install_packages qemu-system-x86
+    find_virtiofsd || install_packages virtiofsd
+    [ -x /lib/systemd/systemd ] || install_packages systemd
+    kernel=$(apt-cache depends linux-image-cloud-amd64 |
+        awk '/Depends: linux-image/ { print $2; exit }')
+    rm -rf "$TOOLS/guest" && mkdir -p "$TOOLS/guest/deb"
+    (
+        cd "$TOOLS/guest/deb"
+        apt-get download "$kernel" || { as_root apt-get update && apt-get download "$kernel"; }
+        dpkg -x ./*.deb .
+    )
+    mv "$TOOLS"/guest/deb/lib/modules/*/kernel "$TOOLS/guest/modules"
+    mv "$TOOLS"/guest/deb/boot/vmlinuz-* "$TOOLS/guest/vmlinuz"
+    rm -rf "$TOOLS/guest/deb"
+}
+
 # ---- anvil: the local chain ----------------------------------------------------------------------
 
 anvil_title="anvil, the local chain"
@@ -308,6 +339,30 @@ browser_install() {
     cp scripts/pins/axe/package-lock.json "$TOOLS/axe/.lock"
 }
 
+# ---- foreign: js-libp2p, for the peer in another language --------------------------------------
+
+foreign_title="js-libp2p for the tests with a peer in another language"
+foreign_hint=$python_hint
+
+# js-libp2p is written for Node 22; with tests/foreign/polyfill.mjs 20 will do, and 18 will not.
+find_foreign_node() {
+    case $(node --version 2>/dev/null) in
+    v2[0-9].* | v[3-9][0-9].*) return 0 ;;
+    esac
+    use_wheel_node
+}
+
+foreign_ready() {
+    find_foreign_node &&
+        cmp -s tests/foreign/package-lock.json tests/foreign/node_modules/.gridsouk-lock
+}
+
+foreign_install() {
+    find_foreign_node && npm --version >/dev/null 2>&1 || need_wheel_node
+    (cd tests/foreign && npm ci --prefer-offline --ignore-scripts --no-audit --no-fund)
+    cp tests/foreign/package-lock.json tests/foreign/node_modules/.gridsouk-lock
+}
+
 # ---- contracts: forge, solc and the libraries of contracts/package.json --------------------------
 
 contracts_title="Solidity toolchain (contracts/node_modules)"
@@ -340,6 +395,11 @@ need_npm() {
     if find_node && npm --version >/dev/null 2>&1; then
         return 0
     fi
+    need_wheel_node
+}
+
+need_wheel_node() {
+    use_wheel_node && npm --version >/dev/null 2>&1 && return 0
     need_uv
     "$UV" pip install --no-progress --python "$(any_python)" --target "$TOOLS/node" \
         --require-hashes -r scripts/pins/node.txt

@@ -82,6 +82,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     ("node.jobtext", "node.trace"),
     ("node.bulletin", "node.keeper"),
+    ("node.sources",),
     ("node.images",),
     ("node.holdings", "node.machine", "node.tunnels", "node.tunnels.splice"),
     ("node.tunnels.connect", "node.tunnels.overlay"),

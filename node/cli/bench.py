@@ -21,7 +21,7 @@ def bench(*, common: Common = DEFAULT) -> int:
     Takes all of a unit for some seconds; nothing is measured while one is rented.
     """
     node = common.node()
-    done = _waiting(node, lambda: node.post("/api/certificates/measure", {}, timeout_s=LIMIT_S))
+    done = waiting(node, lambda: node.post("/api/certificates/measure", {}, timeout_s=LIMIT_S))
     if common.as_json:
         write_json(done)
         return 0
@@ -68,7 +68,7 @@ def _rate(mbits: float) -> str:
     return f"{mbits:.0f}" if mbits else "-"
 
 
-def _waiting(node: Node, ask: Any) -> Any:
+def waiting(node: Node, ask: Any) -> Any:
     """The answer to a question that takes long; says what the node does meanwhile."""
     found: list[Any] = []
 

@@ -175,7 +175,7 @@ def _reload(
     return replace(settings, provider=new.provider, drain_s=new.drain_s)
 
 
-def log_to_stderr() -> None:
+def log_to_stderr(level: str = "info") -> None:
     """Facts for people on a terminal, JSON lines for whatever else reads them; never on stdout."""
     import sys
 
@@ -193,7 +193,7 @@ def log_to_stderr() -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger("info"),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
 
@@ -236,6 +236,10 @@ def to_place(settings: Settings) -> Place:
         chain=chain_config(settings),
         listen=settings.listen,
         bootstrap=settings.bootstrap,
+        announce=settings.announce,
+        reachable=settings.reachable,
+        relay=settings.relay,
+        relay_kbps=settings.relay_rate,
         password_file=settings.password_file,
         declared=declared,
         sandbox=None if sold is None else to_sandbox(settings),

@@ -5,8 +5,11 @@ It needs no running node and disturbs none: its sandbox has a folder and a name 
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from node.cli.options import DEFAULT, Common
@@ -34,7 +37,7 @@ def doctor(*, common: Common = DEFAULT) -> int:
     settings = common.settings()
     say("examining this machine; that takes up to a minute")
     checks = trio.run(examine, settings)
-    unfit = [check for check in checks if check.critical and not check.ok]
+    unfit = unfit_of(checks)
     if common.as_json:
         rows = [
             {
@@ -56,6 +59,45 @@ def doctor(*, common: Common = DEFAULT) -> int:
 
 def _word(check: Check) -> str:
     return "ok" if check.ok else "FAILED" if check.critical else "advice"
+
+
+def unfit_of(checks: tuple[Check, ...]) -> list[Check]:
+    """Those that keep the machine from selling."""
+    return [check for check in checks if check.critical and not check.ok]
+
+
+def passed(settings: Settings) -> bool:
+    """Whether this sandbox passed since the machine was booted, with this kernel and version."""
+    from node.cli.daemon import to_sandbox
+
+    try:
+        return _mark_file(settings).read_text() == _mark(_aside(to_sandbox(settings)))
+    except OSError:
+        return False
+
+
+def remember(settings: Settings, checks: tuple[Check, ...]) -> None:
+    """Note a pass, or forget one."""
+    from node.cli.daemon import to_sandbox
+
+    place = _mark_file(settings)
+    if unfit_of(checks):
+        place.unlink(missing_ok=True)
+    else:
+        place.write_text(_mark(_aside(to_sandbox(settings))))
+
+
+def _mark_file(settings: Settings) -> Path:
+    from node.cli.daemon import to_sandbox
+
+    return _aside(to_sandbox(settings)).state_dir / "passed"
+
+
+def _mark(box: OciSettings) -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    version = importlib.metadata.version("gridsouk")
+    told = f"{boot}{os.uname().release}{version}{box!r}"
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 async def examine(settings: Settings) -> tuple[Check, ...]:

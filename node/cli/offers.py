@@ -45,12 +45,16 @@ def offers(
     elif quiet:
         write_lines([row["offer"] for row in rows])
     else:
-        none = "no offer fits" if conditions else "no offers heard of yet"
-        columns = [*_COLUMNS, *_WIDE]
-        cells = [[_cell(row, name) for name in columns] for row in rows]
-        names = [row["offer"] for row in rows]
-        write_table(columns, cells, none=none, wide=len(_WIDE), names=names)
+        show(rows, none="no offer fits" if conditions else "no offers heard of yet")
     return 0
+
+
+def show(rows: list[dict[str, Any]], *, none: str) -> None:
+    """Offers as a table."""
+    columns = [*_COLUMNS, *_WIDE]
+    cells = [[_cell(row, name) for name in columns] for row in rows]
+    names = [row["offer"] for row in rows]
+    write_table(columns, cells, none=none, wide=len(_WIDE), names=names)
 
 
 def _cell(row: dict[str, Any], name: str) -> object:

@@ -28,7 +28,7 @@ from node.cli.settings import Settings
 
 if TYPE_CHECKING:
     from node.adapters.ethereum.pending import Call
-    from node.adapters.ethereum.purse import Purse
+    from node.adapters.ethereum.purse import Done, Purse
 
 NOBODY: Final = bytes(20)
 COIN_DECIMALS: Final = 18
@@ -65,25 +65,53 @@ Wishing = Callable[["Purse", bytes], Awaitable[Wish]]
 """(purse, owner) -> what to do."""
 
 
+@dataclass(frozen=True)
+class Carried:
+    """A wish that was carried out, or, where `done` is None, is to be signed elsewhere."""
+
+    wish: Wish
+    owner: bytes
+    done: Done | None = None
+
+    @property
+    def hashes(self) -> list[str]:
+        """The transactions."""
+        return ["0x" + tx.hex() for tx in self.done.transactions] if self.done else []
+
+
 def carry_out(money: Money, common: Common, wishing: Wishing) -> int:
     """The whole of a money command; its exit code. Raises MarketError."""
     import trio
 
-    return trio.run(_carry_out, money, common, wishing)
+    settings = common.settings()
+    carried = trio.run(perform, money, settings, wishing)
+    if carried.done is None:
+        show_unsigned(carried, settings, as_json=common.as_json)
+        return 0
+    words, done = carried.wish.words, carried.done
+    if common.as_json:
+        write_json({
+            "done": words, "wallet": "0x" + carried.owner.hex(), "transactions": carried.hashes,
+            "gas_used": done.gas, "cost_wei": str(done.wei),
+        })  # fmt: skip
+        return 0
+    say(f"done: {words}; it cost {format_money(done.wei, COIN_DECIMALS)} of the chain's coin")
+    explorer = settings.explorer.rstrip("/")
+    write_lines([f"{explorer}/tx/{one}" if explorer else one for one in carried.hashes])
+    return 0
 
 
-async def _carry_out(money: Money, common: Common, wishing: Wishing) -> int:
+async def perform(money: Money, settings: Settings, wishing: Wishing) -> Carried:
+    """Check, show, ask and send; or, for a wallet elsewhere, only check. Raises MarketError."""
     from node.adapters.ethereum.purse import open_purse
     from node.cli.chain import chain_config
 
-    settings = common.settings()
     config = chain_config(settings)
-    owner, key = _owner(money, settings)
+    owner, key = owner_of(money, settings)
     async with open_purse(config, key) as purse:
         wish = await wishing(purse, owner)
         if money.unsigned:
-            _show_unsigned(wish, owner, settings, as_json=common.as_json)
-            return 0
+            return Carried(wish, owner)
         try:
             cost = await purse.cost(wish.plan)
             _show(wish, owner, settings)
@@ -94,20 +122,9 @@ async def _carry_out(money: Money, common: Common, wishing: Wishing) -> int:
                 f"at most {format_money(cost.most_wei, COIN_DECIMALS)} of the chain's coin"
             )
             confirm(yes=money.yes, question="do it?")
-            done = await purse.perform(wish.plan)
+            return Carried(wish, owner, await purse.perform(wish.plan))
         except ChainRefusedError as problem:
             raise _explained(problem) from problem
-    hashes = ["0x" + tx.hex() for tx in done.transactions]
-    if common.as_json:
-        write_json({
-            "done": wish.words, "wallet": "0x" + owner.hex(), "transactions": hashes,
-            "gas_used": done.gas, "cost_wei": str(done.wei),
-        })  # fmt: skip
-        return 0
-    say(f"done: {wish.words}; it cost {format_money(done.wei, COIN_DECIMALS)} of the chain's coin")
-    explorer = settings.explorer.rstrip("/")
-    write_lines([f"{explorer}/tx/{one}" if explorer else one for one in hashes])
-    return 0
 
 
 def amount_of(text: str, purse: Purse) -> int:
@@ -161,7 +178,7 @@ def operator_of(settings: Settings) -> bytes:
     return b""
 
 
-def _owner(money: Money, settings: Settings) -> tuple[bytes, bytes | None]:
+def owner_of(money: Money, settings: Settings) -> tuple[bytes, bytes | None]:
     """The wallet's address, and its key unless another wallet signs."""
     from node.adapters.keystore.wallet import address_of, find, is_locked, unlock
 
@@ -192,18 +209,24 @@ def _show(wish: Wish, owner: bytes, settings: Settings) -> None:
     )
 
 
-def _show_unsigned(wish: Wish, owner: bytes, settings: Settings, *, as_json: bool) -> None:
-    calls = [
+def calls_of(carried: Carried, settings: Settings) -> list[dict[str, Any]]:
+    """What the wallet is to sign, as wallets take it."""
+    return [
         {
-            "from": "0x" + owner.hex(), "to": "0x" + step.to.hex(), "data": step.data,
+            "from": "0x" + carried.owner.hex(), "to": "0x" + step.to.hex(), "data": step.data,
             "value": hex(step.value), "chainId": hex(settings.chain_id),
         }
-        for step in wish.plan
+        for step in carried.wish.plan
     ]  # fmt: skip
+
+
+def show_unsigned(carried: Carried, settings: Settings, *, as_json: bool) -> None:
+    """The calls for a wallet elsewhere."""
+    wish, calls = carried.wish, calls_of(carried, settings)
     if as_json:
         write_json({"unsigned": calls, "wish": wish.words, "typed_data": _as_text(wish.typed)})
         return
-    _show(wish, owner, settings)
+    _show(wish, carried.owner, settings)
     say(f"sign and send these {len(calls)} in order with the wallet; nothing was sent from here")
     for call in calls:
         write_facts(dict(call))

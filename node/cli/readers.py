@@ -71,6 +71,18 @@ def multiaddrs(value: Any) -> tuple[str, ...]:
     return found
 
 
+def announced(value: Any) -> tuple[str, ...]:
+    for text in (found := multiaddrs(value)):
+        parts = text.split("/")
+        good = len(parts) == 5 and parts[1] in ("ip4", "ip6", "dns", "dns4", "dns6")
+        if not good or parts[3] != "tcp" or not parts[4].isdecimal() or int(parts[4]) > 65535:
+            raise SettingsError(
+                f"{text!r} is not what others can dial",
+                hint="without a peer id, like /ip4/203.0.113.7/tcp/4001",
+            )
+    return found
+
+
 def url(value: Any) -> str:
     if not isinstance(value, str) or not value.startswith(("http://", "https://")):
         raise SettingsError(f"{value!r} is not a web address")
@@ -124,6 +136,13 @@ def mbps(value: Any) -> int:
     kbps = parse_money(str(value).lower().removesuffix("mbps"), 3)
     if kbps >= 2**32:
         raise SettingsError(f"{value!r} is too fast", hint="megabits a second, like 1000")
+    return kbps
+
+
+def relay_rate(value: Any) -> int:
+    kbps = mbps(value)
+    if not kbps:
+        raise SettingsError("carries nothing at that rate", hint="relay = false carries nothing")
     return kbps
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from node.cli.options import DEFAULT, Common
 from node.cli.output import write_facts, write_json, write_table
 
@@ -19,6 +21,8 @@ def status(*, common: Common = DEFAULT) -> int:
             "network": found["network"],
             "web view": found.get("url"),
             "addresses": " ".join(found["addresses"]) or None,
+            "reachable": reach_text(found["reach"]),
+            "relays for others": "yes" if found["reach"]["relaying"] else "no",
             "peers": found["peers"],
             "offers known": found["offers_known"],
             "selling": "yes" if found["selling"] else "no",
@@ -32,6 +36,16 @@ def status(*, common: Common = DEFAULT) -> int:
     return 0
 
 
+def reach_text(reach: dict[str, Any]) -> str:
+    """Whether others can dial the node, in words."""
+    if reach["reachable"] is None:
+        return "not yet known"
+    if reach["reachable"]:
+        return "yes"
+    relays = " and ".join(relay[:16] for relay in reach["relays"])
+    return f"through relay {relays}" if relays else "no, and no relay found yet"
+
+
 def peers(*, common: Common = DEFAULT) -> int:
     """List who is connected."""
     found = common.node().get("/api/peers")
@@ -41,7 +55,7 @@ def peers(*, common: Common = DEFAULT) -> int:
     rows = [
         (
             row["peer"][:16],
-            "out" if row["outbound"] else "in",
+            ("out" if row["outbound"] else "in") + (", relayed" if row["relayed"] else ""),
             None if row["rtt_ms"] is None else f"{row['rtt_ms']:.1f}",
             row["address"],
         )

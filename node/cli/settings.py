@@ -65,6 +65,7 @@ class RegistryHost:
     password_file: Path | None = None
     private: bool = False
     insecure: bool = False
+    for_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,10 @@ class Settings:
     wallet: bytes | None = None
     listen: tuple[str, ...] = ("/ip4/0.0.0.0/tcp/4001",)
     bootstrap: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()  # what others dial, where it is not what we listen on
+    reachable: bool | None = None  # None: found out by asking peers
+    relay: bool | None = None  # None: carry for others if reachable
+    relay_rate: int = 32_000  # kbit/s that all of their circuits together may use
     web: tuple[str, int] | None = None
     web_wallets: tuple[bytes, ...] = ()  # may use the web view without the operator's token
     web_hosts: tuple[str, ...] = ()  # names the web view answers to, beside this machine's own
@@ -133,6 +138,10 @@ def load(path: Path | None = None, overrides: Mapping[str, object] | None = None
         wallet=read.get(raw, "wallet", read.address, None),
         listen=read.get(raw, "listen", read.multiaddrs, ("/ip4/0.0.0.0/tcp/4001",)),
         bootstrap=read.get(raw, "bootstrap", read.multiaddrs, ()),
+        announce=read.get(raw, "announce", read.announced, ()),
+        reachable=read.get(raw, "reachable", read.flag, None),
+        relay=read.get(raw, "relay", read.flag, None),
+        relay_rate=read.get(raw, "relay_rate", read.relay_rate, 32_000),
         web=read.get(raw, "web", read.host_port, None),
         web_wallets=read.get(raw, "web_wallets", read.addresses, ()),
         web_hosts=read.get(raw, "web_hosts", read.hosts, ()),
@@ -299,6 +308,7 @@ def _registries(raw: Any) -> tuple[tuple[str, RegistryHost], ...]:
             password_file=read.get(table, "password_file", read.path, None),
             private=read.get(table, "private", read.flag, False),
             insecure=read.get(table, "insecure", read.flag, False),
+            for_jobs=read.get(table, "for_jobs", read.flag, False),
         )
         if bool(known.username) != (known.password_file is not None):
             raise SettingsError(f'"{host}": username and password_file go together')

@@ -14,9 +14,11 @@ from cyclopts import App
 from market.errors import RefusedError, SpecError
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_lines
+from node.cli.settings import config_path, load
 
 UNIT_DIR: Final = Path("/etc/systemd/system")
 NAME: Final = "gridsouk.service"
+SERVICE_CONFIG: Final = Path("/etc/gridsouk/config.toml")
 
 service = App(name="service", help="Run the node under systemd.")
 
@@ -24,7 +26,7 @@ service = App(name="service", help="Run the node under systemd.")
 @service.command(name="show")
 def show_unit(*, common: Common = DEFAULT) -> int:
     """Print the unit file."""
-    text = unit_text()
+    text = unit_text(common)
     if common.as_json:
         write_json({"unit": text})
     else:
@@ -34,30 +36,37 @@ def show_unit(*, common: Common = DEFAULT) -> int:
 
 @service.command
 def install(directory: Path = UNIT_DIR, *, common: Common = DEFAULT) -> int:
-    """Write the unit file; an existing one of ours is replaced.
+    """Write the unit file, for the settings in use here; an existing one of ours is replaced.
 
     Parameters
     ----------
     directory
         Where systemd looks.
     """
-    place = _place(directory)
-    if place.exists() and "gridsouk" not in place.read_text(errors="replace")[:200]:
-        raise RefusedError(f"{place} is not ours", hint="move it away first")
-    partial = place.with_suffix(".part")
-    try:
-        partial.write_text(unit_text())
-        partial.chmod(0o644)
-        partial.replace(place)
-    except OSError as problem:
-        raise RefusedError(f"{place}: {problem.strerror}", hint="run it as root") from None
+    place = write_unit(directory, common)
     if common.as_json:
         write_json({"file": str(place)})
     else:
         write_lines([str(place)])
-        say("settings: /etc/gridsouk/config.toml (souk provider init writes one)")
+        say(f"settings: {_config(common)} (souk provider init writes one)")
         say("then: systemctl daemon-reload && systemctl enable --now gridsouk")
     return 0
+
+
+def write_unit(directory: Path, common: Common) -> Path:
+    """The unit file, whole or not at all. Raises RefusedError, SpecError."""
+    place = _place(directory)
+    text = unit_text(common)
+    if place.exists() and "gridsouk" not in place.read_text(errors="replace")[:200]:
+        raise RefusedError(f"{place} is not ours", hint="move it away first")
+    partial = place.with_suffix(".part")
+    try:
+        partial.write_text(text)
+        partial.chmod(0o644)
+        partial.replace(place)
+    except OSError as problem:
+        raise RefusedError(f"{place}: {problem.strerror}", hint="run it as root") from None
+    return place
 
 
 @service.command
@@ -84,16 +93,27 @@ def uninstall(directory: Path = UNIT_DIR, *, common: Common = DEFAULT) -> int:
     return 0
 
 
-def unit_text() -> str:
-    """The unit file, with this program's path in it. Raises SpecError for a path with spaces."""
+def unit_text(common: Common = DEFAULT) -> str:
+    """The unit file, with this program and these settings in it.
+
+    Raises SpecError for a path that systemd cannot take, SettingsError.
+    """
     found = shutil.which("souk") or str(Path(sys.executable).with_name("souk"))
-    program = os.path.realpath(found)
-    if any(letter.isspace() or letter in '%"' for letter in program):
-        raise SpecError(
-            f"{program}: systemd cannot run a path like this", hint="install it elsewhere"
-        )
+    config = _config(common)
+    data = common.data_dir or load(config if config.exists() else None).data_dir
     text = importlib.resources.files("node.cli").joinpath(NAME).read_text()
-    return text.replace("@SOUK@", program)
+    paths = {"@SOUK@": os.path.realpath(found), "@CONFIG@": str(config), "@DATA@": str(data)}
+    for word, path in paths.items():
+        if any(letter.isspace() or letter in '%"' for letter in path):
+            raise SpecError(f"{path}: systemd cannot take such a path", hint="choose another place")
+        text = text.replace(word, path)
+    return text
+
+
+def _config(common: Common) -> Path:
+    """The settings of this user if there are any, else where a service's would be."""
+    found = (common.config or config_path()).absolute()
+    return found if common.config is not None or found.exists() else SERVICE_CONFIG
 
 
 def _place(directory: Path) -> Path:

@@ -89,25 +89,7 @@ def take(
     password_file
         File with the password that locks it here.
     """
-    from node.adapters.keystore.password import read_password
-    from node.adapters.keystore.wallet import read_key
-
-    digits = source.removeprefix("0x")
-    if len(digits) == 64 and not set(digits.lower()) - set("0123456789abcdef"):
-        raise SpecError(
-            "a key on the command line is seen by every program on this machine",
-            hint="write it to a file of your own, or pipe it to: souk wallet import -",
-        )
-    if source == "-":
-        text = sys.stdin.buffer.read(KEY_BYTES_MAX)
-    else:
-        try:
-            with Path(source).expanduser().open("rb") as file:
-                text = file.read(KEY_BYTES_MAX)
-        except OSError as problem:
-            raise NotFoundError(f"{source}: {problem.strerror}", hint="check the path") from problem
-    opening = read_password(source_password_file) if source_password_file else None
-    return _keep(read_key(text, opening, source), password_file, common)
+    return _keep(read_source(source, source_password_file), password_file, common)
 
 
 @wallet.command
@@ -223,10 +205,33 @@ def _readable(name: str, value: Any) -> object:
     return "unlimited" if name == "allowance" and len(str(value)) > 30 else value
 
 
-def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
-    from node.adapters.keystore.wallet import address_of, save
+def read_source(source: str, source_password_file: Path | None) -> bytes:
+    """The key in a file somebody brings, or on standard input. Raises MarketError."""
+    from node.adapters.keystore.password import read_password
+    from node.adapters.keystore.wallet import read_key
 
-    settings = common.settings()
+    digits = source.removeprefix("0x")
+    if len(digits) == 64 and not set(digits.lower()) - set("0123456789abcdef"):
+        raise SpecError(
+            "a key on the command line is seen by every program on this machine",
+            hint="write it to a file of your own, or pipe it to: souk wallet import -",
+        )
+    if source == "-":
+        text = sys.stdin.buffer.read(KEY_BYTES_MAX)
+    else:
+        try:
+            with Path(source).expanduser().open("rb") as file:
+                text = file.read(KEY_BYTES_MAX)
+        except OSError as problem:
+            raise NotFoundError(f"{source}: {problem.strerror}", hint="check the path") from problem
+    opening = read_password(source_password_file) if source_password_file else None
+    return read_key(text, opening, source)
+
+
+def keep(key: bytes, password_file: Path | None, settings: Settings) -> Path:
+    """Keep a wallet's key here, locked but for play money; its file. Raises MarketError."""
+    from node.adapters.keystore.wallet import save
+
     locking = password(password_file, "a password for the new wallet file")
     if locking is None and settings.network != "devnet":
         raise MarketError(
@@ -234,12 +239,19 @@ def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
             hint="write one to a file of your own (chmod 600): --password-file FILE",
         )
     path = save(keys_dir(settings), key, locking)
+    if locking is None:
+        say(f"{path} is not locked: right for a local chain's play money, and for nothing else")
+    return path
+
+
+def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
+    from node.adapters.keystore.wallet import address_of
+
+    path = keep(key, password_file, common.settings())
     address = address_of(path) or NOBODY
     if common.as_json:
         write_json({"address": "0x" + address.hex(), "file": str(path)})
         return 0
-    if locking is None:
-        say(f"{path} is not locked: right for a local chain's play money, and for nothing else")
     say(f"kept in {path}; back it up, and its password")
     say(f"name it in {common.config or config_path()}:")
     write_lines([f'wallet = "0x{address.hex()}"'])
@@ -247,11 +259,14 @@ def _keep(key: bytes, password_file: Path | None, common: Common) -> int:
 
 
 def _operator(named: str | None, settings: Settings) -> bytes:
-    """The address that is meant; this node's own key is made if it never ran."""
+    """The address that is meant; this node's own if none is named."""
+    return own_operator(settings) if named is None else read_address(named)
+
+
+def own_operator(settings: Settings) -> bytes:
+    """The address of this node's own key, which is made if it never ran."""
     from node.adapters.keystore.signer import load_or_create
 
-    if named is not None:
-        return read_address(named)
     known = operator_of(settings)
     if known:
         return known

@@ -16,6 +16,7 @@ from typing import Any, Final
 from market.errors import MarketError
 from node.cli.options import DEFAULT, Common
 from node.cli.output import say, write_json, write_table
+from node.cli.reports import reach_text
 from node.cli.settings import Settings, config_path
 from node.client.http import Node
 
@@ -45,10 +46,17 @@ def doctor(*, common: Common = DEFAULT) -> int:
         ]
         write_json({"well": not wrong, "checks": rows})
         return 1 if wrong else 0
-    table = [(one.name, "ok" if one.ok else "WRONG", one.found, one.fix) for one in findings]
+    table = [(one.name, _verdict(one), one.found, one.fix) for one in findings]
     write_table(("check", "result", "found", "what to do"), table, none="nothing was checked")
     say("all is well" if not wrong else f"{len(wrong)} of {len(findings)} checks failed")
     return 1 if wrong else 0
+
+
+def _verdict(finding: Finding) -> str:
+    """`note`: it works as it is, and could be better."""
+    if not finding.ok:
+        return "WRONG"
+    return "note" if finding.fix else "ok"
 
 
 def _look(common: Common) -> Iterator[Finding]:
@@ -117,10 +125,21 @@ def _running(status: dict[str, Any]) -> Iterator[Finding]:
     peers = status["peers"]
     fix = "" if peers else "check bootstrap in the configuration, and firewalls"
     yield Finding("peers", bool(peers), f"{peers} connected", fix)
+    yield _reached(status)
     heard = status["offers_known"]
     yield Finding("offers", bool(heard), f"{heard} heard of", "" if heard else "wait 20 seconds")
     waits = status["waiting_for"]
     yield Finding("at work", not waits, waits or "waits for nothing", "see above" if waits else "")
+
+
+def _reached(status: dict[str, Any]) -> Finding:
+    reach, fix = status["reach"], ""
+    alone = reach["reachable"] is False and not reach["relays"]
+    if alone:
+        fix = "open the port of listen in the router, or know a bootstrap peer that relays"
+    elif reach["reachable"] is False and status["selling"]:
+        fix = "staging is as slow as the relay: open the port of listen in the router"
+    return Finding("reachable", not alone, reach_text(reach), fix)
 
 
 def _funded(wallet: dict[str, Any], *, selling: bool) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from node.ports import Ports
 
 CHEAP_COUNTS = ("messages", "published", "duplicates", "invalid", "limited", "dropped_out",
                 "dropped_in", "blamed", "refused", "requests_in", "requests_out", "channels_in",
-                "channels_out")  # fmt: skip
+                "channels_out", "relay_refused")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,19 @@ class GaugeDesk:
         yield Reading("demands_open", "Open demands heard of", len(self._bulletin.demands))
         counters = self._ports.link.statistics()
         yield Reading("peers", "Connected peers", counters.get("peers", 0))
+        reach = self._ports.link.reach()
+        if reach.reachable is not None:
+            help_ = "1 if others can dial this node"
+            yield Reading("reachable", help_, float(reach.reachable))
+        for name, help_ in (
+            ("peers_relayed", "Peers that are connected through a relay only"),
+            ("reservations", "Relays through which this node can be called"),
+            ("relay_reservations", "Peers that can be called through this node"),
+            ("relay_circuits", "Circuits that this node carries for others"),
+        ):
+            yield Reading(name, help_, counters.get(name, 0))
+        help_ = "Bytes carried for others"
+        yield Reading("relay_bytes_total", help_, counters.get("relay_bytes", 0), kind="counter")
         for name in CHEAP_COUNTS:
             labels = (("event", name),)
             help_ = "What came, went and was refused"

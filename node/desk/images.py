@@ -72,6 +72,7 @@ class ImageDesk:
             if key not in needed and key not in self._progress:
                 freed += await self._images.forget(key, lambda part: part in needed)
                 gone.append(known.image.path)
+        freed += await self._ports.sandbox.prune()
         return {"removed": gone, "freed_bytes": freed}
 
     def _teller(self, hash_: bytes) -> Any:

@@ -38,6 +38,7 @@ class NetworkDesk:
                 "peer": info.peer.hex(),
                 "address": info.address,
                 "outbound": info.outbound,
+                "relayed": info.relayed,
                 "rtt_ms": None if info.rtt_us is None else info.rtt_us / 1000,
                 "since": info.connected_at,
                 "strikes": round(info.strikes, 1),
@@ -53,6 +54,7 @@ class NetworkDesk:
         return {
             "peer": self._ports.signer.peer.hex(),
             "addresses": list(self._ports.link.addresses()),
+            "reach": self._reach(),
             "coordinate": self._place(self._ports.signer.peer),
             "peers": self.peers(),
             "mesh": {
@@ -69,6 +71,15 @@ class NetworkDesk:
             "block": self._keeper.block,
             "block_at": self._keeper.chain_time_s or None,
             "now": self._ports.clock.now(),
+        }
+
+    def _reach(self) -> dict[str, Any]:
+        """Whether others can dial this node (None: not yet known), and who carries for whom."""
+        reach = self._ports.link.reach()
+        return {
+            "reachable": reach.reachable,
+            "relays": [relay.hex() for relay in reach.relays],
+            "relaying": reach.relaying,
         }
 
     def _place(self, peer: bytes) -> dict[str, float] | None:
@@ -91,6 +102,7 @@ class NetworkDesk:
             "wallet": address_text(self._config.wallet),
             "operator": address_text(self._ports.signer.operator),
             "addresses": list(self._ports.link.addresses()),
+            "reach": self._reach(),
             "peers": len(self._ports.link.peers()),
             "offers_known": len(self._bulletin.book),
             "selling": self._config.selling is not None,

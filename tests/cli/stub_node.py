@@ -200,7 +200,13 @@ class Desk:
 
     def peers(self) -> list[dict[str, Any]]:
         return [
-            {"peer": "ab" * 32, "address": "/ip4/127.0.0.1/tcp/1", "outbound": True, "rtt_ms": 1.5}
+            {
+                "peer": "ab" * 32,
+                "address": "/ip4/127.0.0.1/tcp/1",
+                "outbound": True,
+                "rtt_ms": 1.5,
+                "relayed": True,
+            }
         ]
 
     async def wallet(self) -> dict[str, Any]:
@@ -210,7 +216,10 @@ class Desk:
         return []
 
     def status(self) -> dict[str, Any]:
-        facts = dict.fromkeys(("peers", "offers_known", "jobs", "agreements", "block"), 3)
+        facts: dict[str, Any] = dict.fromkeys(
+            ("peers", "offers_known", "jobs", "agreements", "block"), 3
+        )
+        facts["reach"] = {"reachable": False, "relays": ["cd" * 32], "relaying": False}
         unit = {"index": 0, "name": "CPU", "busy": True}
         return {
             **facts, "peer": "ab" * 32, "network": "devnet-31337", "addresses": [], "selling": True,

@@ -233,7 +233,7 @@ async def _sees(stage: Stage, job: str, secret: str, registry: Registry) -> None
     offers = json.loads(stage.souk("offers", "--json").stdout)["offers"]
     assert all("127.0.0.1:" in offer["egress"][0] for offer in offers)
     images = [path for path in registry.paths("/blobs/")]
-    assert len(images) == 2, images  # the provider's: configuration and layer, once each
+    assert len(images) == 2, images  # its requester's node: configuration and layer, once
 
 
 def _wrong_ports(stage: Stage, job: str) -> None:

@@ -17,7 +17,7 @@ import trio
 from market.errors import LimitError, UnreachableError
 from market.limits import CHUNK_BYTES, CREDIT_CHUNKS, ENVELOPE_BYTES_MAX, GOSSIP_BYTES_MAX
 from market.units import UnixTime
-from node.ports import Answerer, Channel, ChannelHandler, Heard, PeerInfo
+from node.ports import Answerer, Channel, ChannelHandler, Heard, PeerInfo, Reach
 
 
 @dataclass
@@ -247,6 +247,10 @@ class SimLink:
         """Each peer that comes up."""
         while True:
             yield await self._joined_out.receive()
+
+    def reach(self) -> Reach:
+        """Everybody can."""
+        return Reach(reachable=True)
 
     def addresses(self) -> tuple[str, ...]:
         """Where it can be dialled."""

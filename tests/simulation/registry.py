@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from market.errors import LimitError, NotFoundError
+from market.errors import LimitError, NotFoundError, RefusedError
 from market.image import Reference
 
 
@@ -18,6 +18,7 @@ class SimRegistry:
     def __init__(self, *closed: str) -> None:
         """Empty."""
         self._closed = closed
+        self._trusted = True
         self._tags: dict[tuple[str, str], bytes] = {}
         self._blobs: dict[bytes, bytes] = {}
         self.asked: list[str] = []
@@ -30,11 +31,22 @@ class SimRegistry:
             self._blobs[hashlib.sha256(data).digest()] = data
         return digest
 
+    def for_others(self) -> SimRegistry:
+        """The same without its credentials."""
+        others = object.__new__(type(self))
+        others.__dict__.update(self.__dict__, _trusted=False)
+        return others
+
     def is_open(self, reference: Reference) -> bool:
-        return reference.host not in self._closed
+        return reference.host not in self._closed or not self._trusted
+
+    def _admit(self, reference: Reference) -> None:
+        if reference.host in self._closed and not self._trusted:
+            raise RefusedError(f"{reference.host} wants a name and a password")
 
     async def manifest(self, reference: Reference) -> bytes:
         await trio.lowlevel.checkpoint()
+        self._admit(reference)
         self.asked.append(str(reference))
         digest = reference.digest or self._tags.get((reference.name, reference.tag), b"")
         if digest not in self._blobs:
@@ -46,6 +58,7 @@ class SimRegistry:
         self, reference: Reference, digest: bytes, offset: int
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         await trio.lowlevel.checkpoint()
+        self._admit(reference)
         self.asked.append(digest.hex())
         if digest not in self._blobs:
             raise NotFoundError(f"there is no {digest.hex()}")

@@ -1,12 +1,11 @@
 """Sandbox: a machine that runs simulated jobs. It outlives its node, as the real one does.
 
-A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]
-[greet]`. Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one
-result says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how
-far it is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job
-fails, any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a
-one. What has `greet` says hello to rank 1 of its gang, by UDP on port 9000, and then what it is
-answered.
+A job's command is `work SECONDS [exit CODE] [say WORD] [serve PORT] [bare] [progress] [brittle]`.
+Its checkpoint holds how many seconds are done; a resumed job goes on from there. Its one result
+says for how long it worked in all. A `bare` job leaves neither; one with `progress` says how far it
+is. What serves a port gives back what it is sent. When its unit is lost a `brittle` job fails, and
+any other hangs. One with `litter COUNT` leaves so many results, one with `claim` too large a one.
+One with `greet` says hello to rank 1 of its gang, by UDP to port 9000, and then its answers.
 """
 
 from __future__ import annotations
@@ -254,11 +253,11 @@ class SimSandbox:
             raise SandboxError("the job has no network interface")
         if "greet" in work.workspace.manifest.command.split():
             work.sending.append(udp(work.workspace.address, address(1), b"hello"))
-        work.held = True
+        work.held, interface = True, SimInterface(work, self._now)
         try:
-            yield SimInterface(work, self._now)
+            yield interface
         finally:
-            work.held = False
+            work.held, interface.closed = False, True
 
     @asynccontextmanager
     async def execute(
@@ -272,6 +271,10 @@ class SimSandbox:
     async def scrub(self, work_id: str) -> None:
         """Forget it."""
         self._drop(work_id)
+
+    async def prune(self) -> int:
+        """It unpacks nothing."""
+        return 0
 
     async def works(self) -> tuple[str, ...]:
         """What is here."""
@@ -339,6 +342,7 @@ class SimInterface:
     def __init__(self, work: SimWork, now: Callable[[], UnixTime]) -> None:
         self._work = work
         self._now = now
+        self.closed = False
 
     async def receive(self) -> bytes:
         """The next, once there is one."""
@@ -348,12 +352,14 @@ class SimInterface:
 
     def receive_nowait(self) -> bytes | None:
         """The next, if there is one."""
-        if self._work.observed(self._now()).state is not RunState.RUNNING:
+        if self.closed or self._work.observed(self._now()).state is not RunState.RUNNING:
             raise SandboxError("the job is gone")
         return self._work.sending.pop(0) if self._work.sending else None
 
     def send(self, packet: bytes) -> None:
         """Heard."""
+        if self.closed:
+            raise SandboxError("the interface was let go")
         self._work.heard.append(packet)
 
 

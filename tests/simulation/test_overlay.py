@@ -337,6 +337,22 @@ async def test_all_lanes_together_are_bounded(autojump_clock: MockClock) -> None
         nursery.cancel_scope.cancel()
 
 
+async def test_what_has_gone_waits_no_more(autojump_clock: MockClock) -> None:
+    slow = Slow()
+    slow.open_to_more.set()
+    overlay, pipe = overlay_of([], slow)
+    size = 60_000
+    rounds = 2 * GANG_QUEUES_BYTES_MAX // (20 * size)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(overlay.run)
+        for _ in range(rounds):
+            pipe.packets += [udp(address(0), address(1), bytes(size - 28))] * 20
+            await trio.sleep(2)
+        assert not overlay.dropped
+        assert overlay.bytes_out == rounds * 20 * size > GANG_QUEUES_BYTES_MAX
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_idle_channel_is_closed_and_opened_again(autojump_clock: MockClock) -> None:
     slow = Slow()
     slow.open_to_more.set()

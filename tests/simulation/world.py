@@ -48,6 +48,7 @@ class Machine:
     units: int
     signer: SimSigner = field(init=False)
     wallet: bytes = field(init=False)
+    registry: SimRegistry | None = None  # as this node may use it; the world's, with credentials
     control: Control | None = None
     _scope: trio.CancelScope | None = None
     _gone: trio.Event = field(default_factory=trio.Event)
@@ -80,7 +81,7 @@ class Machine:
             sandbox=self.sandbox,
             devices=self.devices,
             blobs=self.blobs,
-            registry=self.world.registry,
+            registry=self.registry or self.world.registry,
             outside=SimOutside(),
             bench=self.bench,
             logs=self.logs,

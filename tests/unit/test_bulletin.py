@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from random import Random
 
-from market.messages import Offers, Unwanted, Wanted
+from market.codec import encode
+from market.limits import DEMANDS_PER_PEER_MAX, ENVELOPE_BYTES_MAX, GOSSIP_BYTES_MAX
+from market.messages import Offers, Sync, Unwanted, Wanted
 from market.signing import EVERYBODY, Signed
 from market.terms import Demand
 from market.units import UnixTime
@@ -66,3 +68,19 @@ async def test_a_newer_round_takes_the_place_of_the_one_before() -> None:
     assert second.demand_id in room.demands, "only who asked may withdraw"
     room.hear(said(Unwanted(second.demand_id), first.peer, 9))
     assert set(room.demands) == set(room.heard_at) == {other.demand_id}
+
+
+async def test_fat_demands_do_not_stop_the_sync() -> None:
+    """One requester may gossip 64 demands of 16 KiB; with them no reply would fit an envelope."""
+    room = await bulletin()
+    for number in range(DEMANDS_PER_PEER_MAX):
+        fat = replace(live(demand_of(number)), peer=key(1), job_id=bytes([number]) * 16)
+        raw = bytes([number]) * GOSSIP_BYTES_MAX
+        room.hear(replace(said(Wanted(fat), key(1), number), raw=raw))
+    honest = replace(live(demand_of(200)), peer=key(2))
+    room.hear(said(Wanted(honest), key(2), 200))
+    assert len(room.demands) == DEMANDS_PER_PEER_MAX + 1
+    synced = room.synced(Sync(()))
+    assert b"raw200" in synced.envelopes
+    assert len(synced.envelopes) > 1
+    assert len(encode(synced)) <= ENVELOPE_BYTES_MAX - 192 * 1024 - 4096

@@ -62,6 +62,7 @@ HOSTILE = {
     "the receiver's own source": (udp(TWO, TWO, b"x"), Drop.SOURCE),
     "the loopback's source": (udp("127.0.0.1", TWO, b"x"), Drop.SOURCE),
     "the machine's source": (udp("192.168.1.1", TWO, b"x"), Drop.SOURCE),
+    "a source that only ends alike": (udp("192.168.1.2", TWO, b"x"), Drop.SOURCE),
     "no source": (udp("0.0.0.0", TWO, b"x"), Drop.SOURCE),
     "to oneself": (udp(ONE, ONE, b"x"), Drop.DESTINATION),
     "to a rank that is not": (udp(ONE, address(NODES), b"x"), Drop.DESTINATION),
@@ -72,6 +73,7 @@ HOSTILE = {
     "to the loopback": (udp(ONE, "127.0.0.1", b"x"), Drop.DESTINATION),
     "to a cloud's metadata": (udp(ONE, "169.254.169.254", b"x"), Drop.DESTINATION),
     "to a neighbour network": (udp(ONE, "10.77.1.2", b"x"), Drop.DESTINATION),
+    "to what only ends alike": (udp(ONE, "1.1.1.3", b"x"), Drop.DESTINATION),
     "to the world": (udp(ONE, "1.1.1.1", b"x"), Drop.DESTINATION),
 }
 

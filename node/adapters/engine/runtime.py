@@ -25,6 +25,7 @@ from node.adapters.engine.hold import EngineError, ask
 from node.adapters.oci import bundle, cgroups, seccomp
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.images import Image
+from node.adapters.oci.runtime import refuse_gvisor
 from node.adapters.oci.settings import USER, Identity, OciSettings, WorkPaths, identity_of
 from node.ports import Check, Execution, Terminal
 
@@ -56,6 +57,7 @@ class EngineRuntime:
                 f"this Podman runs containers with {self.engine.runtime}, not {wanted}",
                 hint=f"start it as: podman --runtime {settings.runtime} system service",
             )
+        refuse_gvisor(wanted or self.engine.runtime)
 
     @property
     def shim(self) -> str:
@@ -83,6 +85,10 @@ class EngineRuntime:
         except OSError:
             path = paths.cgroup
         return Cgroup(path, cgroups.is_v2())
+
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """Nothing: the engine's own group is where the engine puts it."""
+        return ()
 
     def mount_points(self) -> tuple[str, ...]:
         """Podman mounts files of its own and makes no places for them; Docker does."""

@@ -29,15 +29,21 @@ class Plans:
         self._coin = self._contracts.at("TestToken", token)
 
     async def deposit(
-        self, owner: bytes, amount: int, sign: Callable[[dict[str, Any]], bytes] | None = None
+        self,
+        owner: bytes,
+        amount: int,
+        sign: Callable[[dict[str, Any]], bytes] | None = None,
+        *,
+        arriving: int = 0,
     ) -> tuple[Call, ...]:
         """One call with a permit (EIP-2612) if the token takes them and `sign` is there; else two.
 
-        Raises FundsError if the wallet has less, ChainError.
+        `arriving` is what earlier calls of the same plan bring into the wallet. Raises FundsError
+        if it has less, ChainError.
         """
         address, checked = Web3.to_checksum_address(self._escrow), Web3.to_checksum_address(owner)
         has = await self._contracts.view(self._coin.functions.balanceOf(checked))
-        if has < amount:
+        if has + arriving < amount:
             raise FundsError(
                 f"the wallet 0x{owner.hex()} has less of the token than that",
                 hint="send it some first; souk wallet shows what it has",

@@ -62,3 +62,32 @@ DIAL_S: Final = 10.0
 BACK_OFF_MIN_S: Final = 1.0
 BACK_OFF_MAX_S: Final = 300.0
 JOINED_MAX: Final = 256  # unread joins per listener
+
+# Relaying for others: a peer behind NAT costs us a connection we have anyway, a circuit our line.
+RELAY_RESERVATIONS_MAX: Final = 128  # a third of the connections; the rest is for our own market
+RELAY_RESERVATIONS_PER_IP_MAX: Final = 16  # one host with many keys does not take them all
+RELAY_RESERVATION_S: Final = 3600  # what the standard proposes; it ends with the connection anyway
+RELAY_CIRCUITS_MAX: Final = 32  # each still gets 125 kB/s, so that its pings come in time
+RELAY_CIRCUITS_PER_PEER_MAX: Final = 8  # at either end: a provider's jobs, not a stranger's crowd
+RELAY_BYTES_PER_S: Final = 4_000_000  # all circuits together, unless the owner says otherwise
+RELAY_IDLE_S: Final = 120.0  # a live circuit carries a ping each 15 s
+RELAY_CIRCUIT_S: Final = 4 * 3600  # then it is dialled anew, by then perhaps directly
+RELAY_ASKS_PER_S: Final = 1.0  # reservations and calls of one peer
+RELAY_ASKS_BURST: Final = 16.0
+RELAY_SLICE_BYTES: Final = 64 * 1024  # circuits take turns after each
+
+# Being relayed.
+RELAYS_MAX: Final = 2  # one may die without a gap
+RELAY_MESSAGE_BYTES_MAX: Final = 4096  # of the circuit protocol, as other implementations have it
+RELAY_REFUSED_S: Final = 120.0  # until we ask a relay again that has refused
+SHORTCUT_FIRST_S: Final = 1.0  # after a relayed peer was met: it has said its addresses by then
+SHORTCUT_AGAIN_S: Final = 600.0  # routers and networks change
+FINDERS_MAX: Final = 4  # peers asked, at once, where another one is
+
+# Finding out whether we are reachable.
+DIAL_BACK_PORTS_MAX: Final = 2  # we try what one may listen on, not what it wants scanned
+DIAL_BACK_S: Final = 5.0
+DIAL_BACKS_MAX: Final = 4  # at once, for all askers
+DIAL_BACKS_PER_S: Final = 1 / 30
+DIAL_BACKS_BURST: Final = 4.0
+REACH_AGAIN_S: Final = 600.0  # routers restart and addresses change

@@ -104,3 +104,12 @@ async def discard(stream: Any) -> None:
             await stream.reset()
         except Exception as problem:
             log.debug("reset failed", problem=repr(problem))
+
+
+async def close_quietly(connection: Any) -> None:
+    """Close a connection, whatever state it is in; never raises and never waits long."""
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+        try:
+            await connection.close()
+        except Exception as problem:
+            log.debug("close failed", problem=repr(problem))

@@ -26,6 +26,7 @@ from node.adapters.libp2p.bounds import (
     CONNECTIONS_PER_PEER_MAX,
     HANDSHAKE_S,
     NEGOTIATE_S,
+    RELAY_BYTES_PER_S,
 )
 from node.adapters.libp2p.identity import key_pair, parse_address
 
@@ -46,6 +47,9 @@ class NetworkConfig:
     # Outgoing channel data of the whole node. Its slices take turns with everything else, so that
     # this is a bound on what one core may be kept busy with, not what keeps requests quick.
     bulk_bytes_per_s: int = 256_000_000
+    reachable: bool | None = None  # whether others can dial us; None: ask them
+    relay: bool | None = None  # carry others' circuits; None: if we are reachable
+    relay_bytes_per_s: int = RELAY_BYTES_PER_S
 
     def __post_init__(self) -> None:
         assert self.min_peers >= 0
@@ -53,12 +57,16 @@ class NetworkConfig:
         assert self.ping_interval_s > 0
         assert self.ping_timeout_s > 0
         assert self.bulk_bytes_per_s > 0
+        assert self.relay_bytes_per_s > 0
         for address in self.bootstrap:
             parse_address(address)
 
 
-def new_guarded_host(config: NetworkConfig, seed: bytes) -> Any:
-    """A libp2p host that is not yet running. `seed` is 32 bytes of Ed25519."""
+def new_guarded_host(config: NetworkConfig, seed: bytes, learned: list[str]) -> Any:
+    """A libp2p host that is not yet running. `seed` is 32 bytes of Ed25519.
+
+    `learned` holds, now and later, the addresses that this node has beside those it listens on.
+    """
     keys = key_pair(seed)
 
     def dialable(bound: list[Any]) -> list[Any]:
@@ -68,7 +76,7 @@ def new_guarded_host(config: NetworkConfig, seed: bytes) -> Any:
 
     # Stock offers plaintext too, by which anybody may claim to be anybody (defect 1).
     noise = Noise(keys, noise_privkey=create_noise_key_pair().private_key)
-    return new_host(
+    host = new_host(
         key_pair=keys,
         sec_opt={NOISE: noise},
         muxer_preference="YAMUX",
@@ -93,6 +101,11 @@ def new_guarded_host(config: NetworkConfig, seed: bytes) -> Any:
             outbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
         ),
     )
+    # The library cuts an address at its first peer id: of one through a relay, only the relay's
+    # own would be left, announced as ours. So these are added behind its back.
+    own = host.get_addrs
+    host.get_addrs = lambda: list(dict.fromkeys((*own(), *map(Multiaddr, learned))))
+    return host
 
 
 async def check_free(listen: tuple[str, ...]) -> None:

@@ -23,7 +23,6 @@ from node.adapters.libp2p import patches
 from node.adapters.libp2p.addressbook import AddressBook
 from node.adapters.libp2p.bounds import (
     CHANNELS_PER_PEER_MAX,
-    DIAL_S,
     HEARD_MAX,
     NEGOTIATE_S,
     STRIKE_BLAMED,
@@ -31,19 +30,20 @@ from node.adapters.libp2p.bounds import (
 from node.adapters.libp2p.channel import WireChannel
 from node.adapters.libp2p.guard import Guard, discard
 from node.adapters.libp2p.host import NetworkConfig, check_free, new_guarded_host
-from node.adapters.libp2p.identity import parse_address, peer_id, peer_key
+from node.adapters.libp2p.identity import key_of, parse_address, peer_id, peer_key
 from node.adapters.libp2p.inbox import Inbox
 from node.adapters.libp2p.peerkeeper import PeerKeeper
 from node.adapters.libp2p.peers import Peers
 from node.adapters.libp2p.pubsub import LeanGossipSub, LeanPubsub, mesh_sizes
-from node.adapters.libp2p.requests import ASK, ASK_PEERS, Requests
+from node.adapters.libp2p.reaching import Reaching
+from node.adapters.libp2p.requests import ASK, ASK_DIAL_BACK, ASK_PEERS, Requests
 from node.adapters.libp2p.strikes import Strikes
 from node.adapters.libp2p.wire import Pace
-from node.ports import Answerer, Channel, ChannelHandler, Clock, Heard, PeerInfo
+from node.ports import Answerer, Channel, ChannelHandler, Clock, Heard, PeerInfo, Reach
 
 log = structlog.get_logger(__name__)
 
-_REQUESTS = TProtocol("/gridsouk/requests/1")
+REQUESTS = TProtocol("/gridsouk/requests/1")
 _CLOSE_S = 3.0
 _ANSWERER_WAIT_S = 5.0  # a request that comes while the node is still being put together
 
@@ -57,11 +57,10 @@ class Network:
         self._config = config
         self._clock = clock
         self._nursery = nursery
-        self._host = new_guarded_host(config, seed)
+        learned: list[str] = []
+        self._host = new_guarded_host(config, seed, learned)
         self._swarm = self._host.get_network()
-        own = peer_key(self._host.get_id().to_bytes())
-        assert own is not None
-        self.key = own
+        self.key = key_of(self._host)
         self._counts: Counter[str] = Counter()
         self._strikes = Strikes(self._cut_off)
         self._guard = Guard(self._host, self._denied)
@@ -78,27 +77,33 @@ class Network:
             ping_interval_s=config.ping_interval_s, ping_timeout_s=config.ping_timeout_s,
         )  # fmt: skip
         self._book = AddressBook(config.address_book)
+        self._reaching = Reaching(
+            config, self._host, self._peers, self._book, clock,
+            learned=learned, ask=self._ask_dial_back, denied=self._denied, strike=self._strike,
+            rejoin=self._pubsub.ensure_peer_stream,
+        )  # fmt: skip
         self._keeper = PeerKeeper(
-            me=own,
+            me=self.key,
             bootstrap=config.bootstrap,
             book=self._book,
             peers=self._peers,
             peerstore=self._host.get_peerstore(),
             min_peers=config.min_peers,
             interval_s=config.keeper_interval_s,
-            dial=self._dial,
+            dial=self._reaching.dial,
             ask=self._ask_peers,
             denied=self._denied,
+            through_us=self._reaching.through_us,
         )
         self._requests = Requests(
             nursery,
             self._open_requests,
-            {ASK: self._answer, ASK_PEERS: self._keeper.tell},
+            {ASK: self._answer, ASK_PEERS: self._keeper.tell, ASK_DIAL_BACK: self._reaching.tell},
             self._counts,
         )
         self._answerer: Answerer | None = None
         self._answerer_set = trio.Event()
-        self._host.set_stream_handler(_REQUESTS, self._requests.serve)
+        self._host.set_stream_handler(REQUESTS, self._requests.serve)
 
     # Gossip.
 
@@ -153,7 +158,7 @@ class Network:
         if peer == self.key:
             raise UnreachableError("this is our own address", hint="give another node's address")
         if peer not in self._peers:
-            await self._dial(peer, (address,))
+            await self._reaching.dial(peer, (address,))
         return peer
 
     def peers(self) -> tuple[PeerInfo, ...]:
@@ -176,6 +181,10 @@ class Network:
         """Where others can dial this node, each ending in its peer id."""
         return tuple(str(address) for address in self._host.get_addrs())
 
+    def reach(self) -> Reach:
+        """Whether others can dial this node, and through which relays if they cannot."""
+        return self._reaching.reach()
+
     def statistics(self) -> dict[str, int]:
         """Counters: what came and went, what was refused, and how many peers there are now."""
         counts = self._counts + self._pubsub.counts
@@ -191,6 +200,8 @@ class Network:
             "refused": self._guard.refused,
             "peers": len(infos),
             "outbound": sum(info.outbound for info in infos),
+            "peers_relayed": sum(info.relayed for info in infos),
+            **self._reaching.statistics(),
             "cut_off": len(self._strikes),
             **{f"mesh {topic}": size for topic, size in sorted(mesh_sizes(self._router).items())},
         }
@@ -233,6 +244,7 @@ class Network:
             # Its own queue of 32 stays empty: `_deliver` takes messages before it (defect 7).
             await self._pubsub.subscribe(topic)
         self._nursery.start_soon(self._keeper.run)
+        self._reaching.start(self._nursery)
         log.info("network up", peer=self.key.hex(), addresses=self.addresses())
         return None
 
@@ -258,45 +270,37 @@ class Network:
         return await self._answerer(peer, data)
 
     async def _ask_peers(self, peer: bytes, data: bytes, timeout_s: float) -> bytes:
+        if peer not in self._peers:
+            raise UnreachableError("only peers we are connected to are asked where others are")
         return await self._requests.ask(peer, data, timeout_s, ASK_PEERS)
 
+    async def _ask_dial_back(self, peer: bytes, data: bytes, timeout_s: float) -> bytes:
+        return await self._requests.ask(peer, data, timeout_s, ASK_DIAL_BACK)
+
     async def _open_requests(self, peer: bytes) -> Any:
-        return await self._new_stream(peer, _REQUESTS)
+        return await self._new_stream(peer, REQUESTS)
 
     async def _new_stream(self, peer: bytes, protocol: TProtocol) -> Any:
         if peer == self.key:
             raise UnreachableError("this is our own key", hint="a node does not dial itself")
         if peer not in self._peers:
-            await self._dial(peer, self._keeper.addresses_for(peer))
+            await self._reach(peer)
         try:
             with trio.fail_after(NEGOTIATE_S):
                 return await self._host.new_stream(peer_id(peer), [protocol])
         except Exception as problem:  # the library raises a dozen kinds, all meaning this
             raise UnreachableError(f"peer {peer.hex()[:16]} does not take {protocol}") from problem
 
-    async def _dial(self, peer: bytes, addresses: tuple[str, ...]) -> None:
-        """Connect by the first address that works. Raises UnreachableError."""
-        if self._denied(peer):
-            raise UnreachableError(f"peer {peer.hex()[:16]} is cut off for misbehaving")
-        name = peer_id(peer)
-        problem: Exception | None = None
-        for address in addresses:
-            transport = parse_address(address)[1]
-            self._swarm.unblock_peer(name)  # it refuses a minute of dials after a failure
-            store = self._host.get_peerstore()
-            store.clear_addrs(name)  # what the peer claims by itself is not for dialling
-            store.add_addrs(name, [transport], 3600)
-            try:
-                with trio.fail_after(DIAL_S):
-                    await self._swarm.dial_peer(name)
-                self._book.reached(peer, address, self._clock.now())
-                return
-            except Exception as failure:
-                problem = failure
-        raise UnreachableError(
-            f"peer {peer.hex()[:16]} could not be dialled",
-            hint="check that it runs and that its address is reachable from here",
-        ) from problem
+    async def _reach(self, peer: bytes) -> None:
+        """Connect where we know the peer to be, or else where our peers do. UnreachableError."""
+        known = self._keeper.addresses_for(peer)
+        try:
+            await self._reaching.dial(peer, known)
+        except UnreachableError:
+            others = set(await self._keeper.find(peer)) - set(known)
+            if not others or self._denied(peer):
+                raise
+            await self._reaching.dial(peer, tuple(sorted(others)))
 
     async def _serve_channel(self, stream: Any, protocol: str, handler: ChannelHandler) -> None:
         peer = peer_key(stream.muxed_conn.peer_id.to_bytes())

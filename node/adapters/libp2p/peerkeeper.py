@@ -23,14 +23,18 @@ from node.adapters.libp2p.bounds import (
     BACK_OFF_MAX_S,
     BACK_OFF_MIN_S,
     DIALS_MAX,
+    FINDERS_MAX,
 )
-from node.adapters.libp2p.identity import parse_address, peer_id
+from node.adapters.libp2p.circuit import circuit_address, is_circuit
+from node.adapters.libp2p.identity import KEY_BYTES, parse_address, peer_id
 from node.adapters.libp2p.peers import Peers
+from node.ports import PeerInfo
 
 log = structlog.get_logger(__name__)
 
 _ASK_EVERY_S = 30.0
 _SAVE_EVERY_S = 30.0
+_NEWS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,12 @@ class PeerKeeper:
         dial: Callable[[bytes, tuple[str, ...]], Awaitable[None]],
         ask: Callable[[bytes, bytes, float], Awaitable[bytes]],
         denied: Callable[[bytes], bool],
+        through_us: Callable[[bytes], tuple[str, ...]],
     ) -> None:
-        """`dial` and `ask` raise UnreachableError. `bootstrap` addresses must parse."""
+        """`dial` and `ask` raise UnreachableError. `bootstrap` addresses must parse.
+
+        `through_us` gives the addresses of a peer that has a reservation here.
+        """
         self._me = me
         self._bootstrap: dict[bytes, tuple[str, ...]] = {}
         for address in bootstrap:
@@ -78,6 +86,7 @@ class PeerKeeper:
         self._dial = dial
         self._ask = ask
         self._denied = denied
+        self._through_us = through_us
         self._back_offs: dict[bytes, _BackOff] = {}
         self._dialling: set[bytes] = set()
         self._asked_at = float("-inf")
@@ -94,7 +103,9 @@ class PeerKeeper:
                     nursery.start_soon(self._try, key)
                 if self._lacking() > 0 and self._peers:
                     nursery.start_soon(self._ask_around)
-                if trio.current_time() - saved_at > _SAVE_EVERY_S:
+                # Killed without a word, a node finds its peers again by this.
+                every_s = _NEWS_S if self._book.has_news else _SAVE_EVERY_S
+                if trio.current_time() - saved_at > every_s:
                     saved_at = trio.current_time()
                     await self._book.save()
                 await trio.sleep(self._interval_s)
@@ -103,39 +114,70 @@ class PeerKeeper:
         """Where we would dial this peer."""
         return tuple(dict.fromkeys((*self._book.addresses(peer), *self._bootstrap.get(peer, ()))))
 
+    def _own_way(self, peer: bytes) -> tuple[str, ...]:
+        """Where to dial a peer for company only: a relay is for those who have business."""
+        return tuple(
+            address
+            for address in self.addresses_for(peer)
+            if not is_circuit(address) or address in self._bootstrap.get(peer, ())
+        )
+
+    async def find(self, peer: bytes) -> tuple[str, ...]:
+        """Ask peers where this one is; what they say is in the book then."""
+        asked = [info.peer for info in self._peers.infos() if info.peer != peer]
+        asked.sort(key=lambda key: (key not in self._bootstrap, key))
+        async with trio.open_nursery() as nursery:
+            for one in asked[:FINDERS_MAX]:
+                nursery.start_soon(self._learn, one, peer)
+        return self.addresses_for(peer)
+
     def reached_at(self, peer: bytes) -> str:
         """An address of a connected peer that another node may hope to reach it at; or nothing."""
         for info in self._peers.infos():
             if info.peer == peer:
-                known = [info.address] if info.outbound else self._own_claims(peer, info.address)
+                known = self._vouched(info)
                 return next((one for one in known if len(one.encode()) <= ADDRESS_BYTES_MAX), "")
         return ""
 
-    async def tell(self, peer: bytes, _: bytes) -> bytes:
-        """Answer a peer's question for others: those it may hope to reach."""
+    def _vouched(self, info: PeerInfo) -> list[str]:
+        """Where a connected peer may be reached, as far as we know it ourselves."""
+        known = [info.address] if info.outbound else self._own_claims(info)
+        return [*known, *self._through_us(info.peer)]
+
+    async def tell(self, peer: bytes, data: bytes) -> bytes:
+        """Answer a peer's question for others (or one: `data` is its key) that it may reach."""
         known: list[str] = []
         for info in self._peers.infos():
-            if info.peer != peer and len(known) < ADDRESSES_SHARED_MAX:
-                known += (
-                    [info.address] if info.outbound else self._own_claims(info.peer, info.address)
-                )
-        return encode(Known(tuple(known[:ADDRESSES_SHARED_MAX])))
+            wanted = info.peer == data if len(data) == KEY_BYTES else info.peer != peer
+            if wanted and len(known) < ADDRESSES_SHARED_MAX:
+                known += self._vouched(info)
+        return encode(Known(tuple(dict.fromkeys(known))[:ADDRESSES_SHARED_MAX]))
 
-    def _own_claims(self, peer: bytes, seen_at: str) -> list[str]:
-        """An inbound peer's claimed address, if it is on the host it really connects from.
+    def _own_claims(self, info: PeerInfo) -> list[str]:
+        """An inbound peer's claims: an address on the host it really connects from, and relays.
 
-        Anything else would let a peer aim the whole network's dials at a stranger.
+        Of a relay only its key is believed, and only if we are connected to it: the address is the
+        one we know. Anything else would let a peer aim the whole network's dials at a stranger.
         """
+        name = peer_id(info.peer)
         try:
-            claims = self._peerstore.addrs(peer_id(peer))
+            claims = [str(claim) for claim in self._peerstore.addrs(name)]
         except Exception as problem:  # the library's own error for a peer it does not know
-            log.debug("no claims", peer=peer.hex(), problem=repr(problem))
+            log.debug("no claims", peer=info.peer.hex(), problem=repr(problem))
             return []
-        for claim in claims:
-            parts = str(claim).split("/")
-            if len(parts) >= 5 and parts[3] == "tcp" and parts[2] == seen_at.split("/")[2]:
-                return [f"/{parts[1]}/{parts[2]}/tcp/{parts[4]}/p2p/{peer_id(peer)}"]
-        return []
+        vouched = [
+            f"{circuit_address(relay.address)}/p2p/{name}"
+            for relay in self._peers.infos()
+            if relay.outbound and not relay.relayed
+            if any(f"{circuit_address(f'/p2p/{peer_id(relay.peer)}')}" in one for one in claims)
+        ]
+        if not info.relayed:
+            for claim in claims:
+                parts = claim.split("/")
+                here = len(parts) >= 5 and parts[2] == info.address.split("/")[2]
+                if here and parts[3] == "tcp" and not is_circuit(claim):
+                    return [f"/{parts[1]}/{parts[2]}/tcp/{parts[4]}/p2p/{name}", *vouched]
+        return vouched
 
     def _lacking(self) -> int:
         outbound = sum(info.outbound for info in self._peers.infos())
@@ -153,6 +195,7 @@ class PeerKeeper:
             if (
                 key == self._me
                 or key in self._peers
+                or not self._own_way(key)
                 or key in self._dialling
                 or (back_off is not None and back_off.until > now)
                 or self._denied(key)
@@ -166,7 +209,7 @@ class PeerKeeper:
             return
         self._dialling.add(key)
         try:
-            await self._dial(key, self.addresses_for(key))
+            await self._dial(key, self._own_way(key))
             self._back_offs.pop(key, None)
         except UnreachableError as problem:
             failures = self._back_offs.get(key, _BackOff(0, 0.0)).failures + 1
@@ -185,12 +228,16 @@ class PeerKeeper:
             return
         following = [info.peer for info in infos if info.peer > self._asked] or [infos[0].peer]
         self._asked, self._asked_at = following[0], now
+        await self._learn(self._asked, b"")
+
+    async def _learn(self, teller: bytes, question: bytes) -> None:
+        """Put what one peer says into the book."""
         try:
-            known = decode(Known, await self._ask(self._asked, b"", REQUEST_TIMEOUT_S))
+            known = decode(Known, await self._ask(teller, question, REQUEST_TIMEOUT_S))
         except MarketError as problem:
-            log.debug("nothing heard of others", peer=self._asked.hex(), problem=str(problem))
+            log.debug("nothing heard of others", peer=teller.hex(), problem=str(problem))
             return
-        here = {_ip(info.address) for info in infos if info.peer == self._asked}
+        here = {_ip(info.address) for info in self._peers.infos() if info.peer == teller}
         for address in known.addresses:
             try:
                 key, transport = parse_address(address)

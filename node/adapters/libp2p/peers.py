@@ -14,11 +14,14 @@ from weakref import WeakSet
 import structlog
 import trio
 from libp2p.abc import INotifee
+from libp2p.host.exceptions import StreamFailure
 from libp2p.host.ping import ID as PING
+from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.rcmgr import Direction
 
 from market.units import UnixTime
 from node.adapters.libp2p.bounds import JOINED_MAX
+from node.adapters.libp2p.circuit import is_relayed
 from node.adapters.libp2p.guard import discard
 from node.adapters.libp2p.identity import format_address, peer_id, peer_key
 from node.adapters.libp2p.inbox import Inbox
@@ -27,6 +30,7 @@ from node.ports import Clock, PeerInfo
 log = structlog.get_logger(__name__)
 
 _PING_BYTES = 32
+_NOT_SPOKEN = "protocols not supported"  # how the library words multistream's `na`
 _SMOOTHING = 8  # of the round trip, as TCP does it (RFC 6298)
 
 
@@ -35,6 +39,7 @@ class _Peer:
     address: str
     outbound: bool
     connected_at: UnixTime
+    relayed: bool
     rtt_us: int | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
@@ -76,9 +81,19 @@ class Peers:
                 outbound=peer.outbound,
                 rtt_us=peer.rtt_us,
                 connected_at=peer.connected_at,
+                relayed=peer.relayed,
             )
             for key, peer in sorted(self._peers.items())
         )
+
+    def is_direct(self, peer: bytes) -> bool:
+        """Whether a connection to this peer runs through nobody else."""
+        known = self._peers.get(peer)
+        return known is not None and not known.relayed
+
+    def address(self, peer: bytes) -> str:
+        """Where this connected peer is, in full."""
+        return self._peers[peer].address
 
     def joined(self) -> AsyncIterator[bytes]:
         """Each peer as it connects, from now on."""
@@ -95,12 +110,15 @@ class Peers:
         key = peer_key(connection.muxed_conn.peer_id.to_bytes())
         if key is None:
             return
-        outbound = _is_outbound(connection)
+        outbound, relayed = _is_outbound(connection), is_relayed(connection.muxed_conn)
         known = self._peers.get(key)
         if known is not None:
             known.outbound = known.outbound or outbound
+            if known.relayed and not relayed:
+                known.relayed, known.address, known.rtt_us = False, _remote(connection, key), None
+                log.info("peer reached directly", peer=key.hex(), address=known.address)
             return
-        peer = _Peer(_remote(connection, key), outbound, self._clock.now())
+        peer = _Peer(_remote(connection, key), outbound, self._clock.now(), relayed)
         self._peers[key] = peer
         log.debug("peer connected", peer=key.hex(), address=peer.address, outbound=outbound)
         self._nursery.start_soon(self._watch, key, peer)
@@ -115,7 +133,10 @@ class Peers:
             return
         others = [one for one in self._swarm.connections.get(id_, ()) if not one.is_closed]
         if others:
-            self._peers[key].outbound = any(map(_is_outbound, others))
+            known = self._peers[key]
+            known.outbound = any(map(_is_outbound, others))
+            if not known.relayed and all(is_relayed(one.muxed_conn) for one in others):
+                known.relayed, known.address = True, _remote(others[0], key)
             return
         self._peers.pop(key).scope.cancel()
         log.debug("peer disconnected", peer=key.hex())
@@ -140,8 +161,17 @@ class Peers:
                 await trio.sleep(self._interval_s)
 
     async def _ping(self, key: bytes) -> int:
-        """One round trip in microseconds over libp2p's own protocol; -> never less than 1."""
-        stream = await self._host.new_stream(peer_id(key), [PING])
+        """One round trip in microseconds over libp2p's own protocol; -> never less than 1.
+
+        A peer need not speak it. That it says so is an answer too, and its time a bound.
+        """
+        sent_at = trio.current_time()
+        try:
+            stream = await self._host.new_stream(peer_id(key), [PING])
+        except StreamFailure as problem:
+            if not _declined(problem):
+                raise
+            return max(1, int((trio.current_time() - sent_at) * 1_000_000))
         try:
             token = secrets.token_bytes(_PING_BYTES)
             sent_at = trio.current_time()
@@ -175,11 +205,19 @@ class _Notifee(INotifee):  # type: ignore[misc]
     async def listen_close(self, network: Any, multiaddr: Any) -> None: ...
 
 
+def _declined(problem: StreamFailure) -> bool:
+    """Whether the peer answered that it does not speak the protocol: not silence, not an end."""
+    cause = problem.__cause__
+    return isinstance(cause, MultiselectClientError) and _NOT_SPOKEN in str(cause)
+
+
 def _is_outbound(connection: Any) -> bool:
     return bool(connection.direction == Direction.OUTBOUND)
 
 
 def _remote(connection: Any, key: bytes) -> str:
+    if is_relayed(connection.muxed_conn):
+        return format_address(connection.muxed_conn.get_transport_addresses()[0], key)
     remote = connection.muxed_conn.get_remote_address()
     if remote is None:
         return format_address("", key)

@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 ASK, ASK_PEERS = 0, 1  # the node's own questions, and the peer keeper's
 _REPLY, _FAILED = 2, 3
+ASK_DIAL_BACK = 4
 _HEADER = struct.Struct(">IBQ")
 _AFTER_SIZE = _HEADER.size - 4
 _FRAME_MAX = _AFTER_SIZE + ENVELOPE_BYTES_MAX

@@ -27,17 +27,28 @@ class Wire:
 
     async def read(self, size: int) -> bytes:
         """Exactly `size` bytes. Raises UnreachableError if the stream ends before."""
-        buffer = self._buffer
-        while len(buffer) < size:
-            try:
-                data = await self.stream.read(_READ_BYTES)
-            except Exception as problem:  # the library raises its own, OSError and KeyError
-                raise UnreachableError("the stream to the peer has ended") from problem
-            self._counts["bytes_in"] += len(data)
-            buffer += data
-        with memoryview(buffer) as view:
+        while len(self._buffer) < size:
+            await self._fill()
+        return self._take(size)
+
+    async def some(self, limit: int) -> bytes:
+        """What there is: at least one byte, at most `limit`. Raises UnreachableError at the end."""
+        while not self._buffer:
+            await self._fill()
+        return self._take(min(limit, len(self._buffer)))
+
+    async def _fill(self) -> None:
+        try:
+            data = await self.stream.read(_READ_BYTES)
+        except Exception as problem:  # the library raises its own, OSError and KeyError
+            raise UnreachableError("the stream to the peer has ended") from problem
+        self._counts["bytes_in"] += len(data)
+        self._buffer += data
+
+    def _take(self, size: int) -> bytes:
+        with memoryview(self._buffer) as view:
             data = bytes(view[:size])
-        del buffer[:size]
+        del self._buffer[:size]
         return data
 
     async def write(self, data: bytes) -> None:

@@ -43,11 +43,11 @@ MASKED = (
     "/proc/pressure",
     "/proc/sched_debug",
     "/proc/scsi",
-    "/proc/sysrq-trigger",
     "/proc/timer_list",
     "/proc/timer_stats",
 )
-READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys")
+# Not masked: a mask is /dev/null, which would take what is written there.
+READ_ONLY = ("/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
 @dataclass(frozen=True, slots=True)

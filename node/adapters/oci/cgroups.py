@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path("/sys/fs/cgroup")
 _V1 = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
 _FREEZE_S = 2.0  # a process in uninterruptible sleep can hold a freeze up
+_KILL_S = 5.0  # a large process needs seconds to give its memory back
 
 
 def is_v2(root: Path = ROOT) -> bool:
@@ -167,14 +168,12 @@ class Cgroup:
     def kill(self) -> None:
         """SIGKILL everything, until nothing is left or a bound is reached."""
         self.thaw()
-        if self.v2 and _write(self._file("", "cgroup.kill"), "1"):
-            return
-        for _ in range(100):
-            pids = self.pids()
-            for pid in pids:
+        # One write reaches even what is being forked (Linux 5.14); it does not wait for the end.
+        at_once = self.v2 and _write(self._file("", "cgroup.kill"), "1")
+        deadline = time.monotonic() + _KILL_S
+        while (pids := self.pids()) and time.monotonic() < deadline:
+            for pid in () if at_once else pids:
                 send_signal(pid, signal.SIGKILL, self.path)
-            if not pids:
-                return
             time.sleep(0.005)
 
     def remove(self) -> None:

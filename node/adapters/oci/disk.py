@@ -46,6 +46,16 @@ def command(*arguments: str, cwd: Path | None = None) -> str:
     return done.stdout.decode(errors="replace")
 
 
+def flush(path: Path) -> None:
+    """Everything written to the disk that `path` lies on is on it. Raises OSError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if _libc.syncfs(handle):
+            raise OSError(ctypes.get_errno(), "the disk cannot be written to", str(path))
+    finally:
+        os.close(handle)
+
+
 def mounts_below(directory: Path) -> tuple[str, ...]:
     """Every mount point at or below `directory`, deepest first."""
     prefix = os.path.realpath(directory)  # the kernel lists no links

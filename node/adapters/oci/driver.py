@@ -28,7 +28,7 @@ from node.adapters.oci.progress import read_progress
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import OciRuntime, Runtime, need
 from node.adapters.oci.settings import OUT, OciSettings, WorkPaths, paths_of
-from node.adapters.oci.verify import Expected
+from node.adapters.oci.verify import expected_of
 from node.ports import (
     Blobs,
     Check,
@@ -177,6 +177,10 @@ class ContainerSandbox:
         if not self._locks[work_id].statistics().tasks_waiting:
             del self._locks[work_id]
 
+    async def prune(self) -> int:
+        """Remove what is unpacked of images that no job here uses; returns bytes freed."""
+        return await self._placing.prune()
+
     async def works(self) -> tuple[str, ...]:
         """Every job of which there is a trace: on disk, mounted, a group or a container."""
         return tuple(sorted(await thread(self._works) | await self._runtime.known()))
@@ -242,14 +246,9 @@ class ContainerSandbox:
                 grace_s=manifest.grace_s,
             )
         )
-        nodes = frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes)
-        quota = plan.cpus * bundle.CPU_PERIOD_US
-        address = await thread(self._placing.address, paths)
-        expected = Expected(
-            plan.identity, plan.memory_bytes, plan.pids, quota, plan.cwd, nodes, address
-        )
-        shim = self._runtime.shim
-        await thread(launch.launch, paths, cgroup, self._settings, spec, expected, shim)
+        expected = expected_of(plan, await thread(self._placing.address, paths))
+        shim = [*self._runtime.before_shim(paths), *launch.shim_command(spec, self._runtime.shim)]
+        await thread(launch.launch, paths, cgroup, self._settings, expected, shim)
         await thread(self._runtime.made, paths)
         # The job has its variables now; secrets need not lie about for its whole life.
         for file in (paths.secrets, paths.live / "gate"):

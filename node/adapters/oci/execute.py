@@ -27,6 +27,7 @@ from market.errors import SandboxError
 from market.limits import CHUNK_BYTES
 from node.adapters.oci import bundle
 from node.adapters.oci.cgroups import send_signal
+from node.adapters.oci.launch import environment
 from node.adapters.oci.settings import WorkPaths
 from node.ports import Execution, Stream, Terminal
 
@@ -41,6 +42,7 @@ _GONE_S = 2.0
 async def execute(
     runtime: tuple[str, ...],
     paths: WorkPaths,
+    cgroup: str,
     plan: bundle.Plan,
     argv: tuple[str, ...],
     terminal: Terminal | None,
@@ -90,7 +92,7 @@ async def execute(
     finally:
         with trio.CancelScope(shield=True):
             if running is not None:
-                await _end(running.process, pid_file, paths.cgroup)
+                await _end(running.process, pid_file, cgroup)
                 await running.aclose()
             await trio.to_thread.run_sync(_forget, folder)
 
@@ -285,7 +287,7 @@ async def _typed(command: list[str], complaints: Path, terminal: Terminal) -> _T
 
 
 async def _open(command: list[str], end: int) -> trio.Process:
-    options: dict[str, Any] = {"stdin": end, "stdout": end, "stderr": end}
+    options: dict[str, Any] = {"stdin": end, "stdout": end, "stderr": end, "env": environment()}
     try:
         # A session of its own: keys typed at the node's terminal are not for this program.
         return await trio.lowlevel.open_process(command, start_new_session=True, **options)

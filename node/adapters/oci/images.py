@@ -1,7 +1,7 @@
 """Images: an OCI layout, one tar or a directory of blobs, unpacked once into a read-only tree.
 
 Everything in it is hostile: `layout` checks each blob before it is read, `tree` lays each entry
-where the kernel says it lies inside the new tree. What is unpacked is bounded in number and bytes.
+where the kernel says it lies inside the new tree. How much is kept is the business of `shelf`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from market.errors import IntegrityError, SandboxError
 from market.image import ImageManifest, parse_manifest, registry_reference
 from market.limits import MANIFEST_BYTES_MAX
 from market.terms import Artifact
+from node.adapters.oci import disk
 from node.adapters.oci.layout import NESTING_MAX, UNREADABLE, open_layout, this_machine
+from node.adapters.oci.shared import SharedFiles
+from node.adapters.oci.shelf import DRAFT
 from node.adapters.oci.tree import Tree
 from node.ports import Blobs
 
-_DRAFT: Final = ".new"
 _ENVS_MAX: Final = 256
 
 
@@ -44,40 +46,6 @@ def find(directory: Path) -> Image | None:
         return None
     os.utime(directory)
     return Image(directory / "rootfs", tuple(raw["envs"]), raw["cwd"])
-
-
-def make_room(
-    parent: Path, images_max: int, used: frozenset[str], bytes_max: int | None = None
-) -> None:
-    """Remove the images unused for longest until one more fits; those named in `used` stay.
-
-    All of them together, unpacked, have at most `bytes_max` bytes.
-    """
-    entries = [entry for entry in parent.iterdir() if entry.suffix != _DRAFT]
-    spare = sorted(
-        (entry for entry in entries if entry.name not in used),
-        key=lambda entry: (entry.stat().st_mtime_ns, entry.name),
-    )
-    count = len(entries) + 1 - images_max
-    left = 0 if bytes_max is None else sum(map(_unpacked_bytes, entries)) - bytes_max
-    for entry in spare:
-        if count <= 0 and left <= 0:
-            return
-        count, left = count - 1, left - _unpacked_bytes(entry)
-        shutil.rmtree(entry)
-
-
-def _unpacked_bytes(directory: Path) -> int:
-    try:
-        return int(json.loads((directory / "image.json").read_text()).get("bytes", 0))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return 0
-
-
-def sweep(parent: Path) -> None:
-    """Remove what an unpacking that was cut short left behind."""
-    for entry in parent.glob(f"*{_DRAFT}"):
-        shutil.rmtree(entry)
 
 
 async def lend_image(blobs: Blobs, image: Artifact, target: Path) -> None:
@@ -110,12 +78,15 @@ async def lend_image(blobs: Blobs, image: Artifact, target: Path) -> None:
     (target / "oci-layout").write_text('{"imageLayoutVersion":"1.0.0"}')
 
 
-def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) -> Image:
-    """Unpack into `directory`, in one step as others see it.
+def unpack(
+    archive: Path, directory: Path, files: SharedFiles, *, bytes_max: int, entries_max: int
+) -> Image:
+    """Unpack into `directory`, in one step as others see it and a power cut leaves it.
 
-    Raises IntegrityError for wrong digests, SandboxError for what is no image or not safe.
+    What other images hold alike is linked to. Raises IntegrityError for wrong digests, SandboxError
+    for what is no image or not safe.
     """
-    draft = directory.with_name(directory.name + _DRAFT)
+    draft = directory.with_name(directory.name + DRAFT)
     shutil.rmtree(draft, ignore_errors=True)
     (draft / "rootfs").mkdir(parents=True)
     (draft / "rootfs").chmod(0o755)
@@ -123,7 +94,7 @@ def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) 
         with open_layout(archive) as layout:
             manifest = layout.manifest()
             configuration = layout.configuration(manifest.config)
-            tree = Tree(draft / "rootfs", bytes_max, entries_max)
+            tree = Tree(draft / "rootfs", files, bytes_max, entries_max)
             try:
                 for layer in manifest.layers:
                     with layout.layer(layer, tree.bytes_left) as stream:
@@ -132,6 +103,7 @@ def unpack(archive: Path, directory: Path, *, bytes_max: int, entries_max: int) 
                 tree.close()
         record = {**_visible(configuration), "bytes": bytes_max - tree.bytes_left}
         (draft / "image.json").write_text(json.dumps(record))
+        disk.flush(draft)
     except (tarfile.TarError, EOFError, zlib.error, *UNREADABLE) as problem:
         shutil.rmtree(draft, ignore_errors=True)
         raise SandboxError(f"this is not an image: {problem}") from problem

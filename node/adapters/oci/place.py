@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from node.adapters.oci.cdi import Edits
 from node.adapters.oci.results import Results
 from node.adapters.oci.runtime import Runtime
 from node.adapters.oci.settings import OciSettings, WorkPaths, paths_of
+from node.adapters.oci.shelf import Shelf
 from node.ports import Blobs, Workspace
 
 _MANIFEST_BYTES_MAX = 2 * ENVS_MAX * ENV_BYTES_MAX
@@ -44,9 +45,11 @@ class Placing:
         self._results = results
         self._runtime = runtime
         self._image_lock = trio.Lock()
-        for name in ("works", "images", "staging"):
+        self._coming: Counter[str] = Counter()  # images of jobs that are not on the disk yet
+        for name in ("works", "staging"):
             (settings.state_dir / name).mkdir(parents=True, exist_ok=True)
-        images.sweep(self._images)
+        self._shelf = Shelf(self._images, settings.images_max, settings.images_bytes_max)
+        self._shelf.open()
         for left in (settings.state_dir / "staging").iterdir():
             disk.remove_tree(left)
 
@@ -56,6 +59,21 @@ class Placing:
 
     async def place(self, paths: WorkPaths, workspace: Workspace, edits: Edits) -> None:
         """Everything in its place; the folders of the job must not be there yet. SandboxError."""
+        name = workspace.manifest.image.hash.hex()
+        self._coming[name] += 1
+        try:
+            await self._place(paths, workspace, edits)
+        finally:
+            self._coming[name] -= 1
+
+    async def prune(self) -> int:
+        """Remove every unpacked image that no job here uses; returns the bytes that are free."""
+        async with self._image_lock:
+            freed = await thread(self._shelf.prune, await thread(self._used))
+            await self._runtime.forget_images(await thread(self._shelf.names))
+            return freed
+
+    async def _place(self, paths: WorkPaths, workspace: Workspace, edits: Edits) -> None:
         manifest = workspace.manifest
         layout = staging.layout_of(manifest)
         await thread(partial(paths.state.mkdir, parents=True, mode=0o700))
@@ -104,29 +122,31 @@ class Placing:
             archive = self._staging_file(f"{artifact.hash.hex()}.tar")
             try:
                 await images.lend_image(self._blobs, artifact, archive)
-                await thread(self._make_room)
+                await thread(self._shelf.make_room, await thread(self._used))
                 made = await thread(
                     partial(
                         images.unpack,
                         archive,
                         directory,
+                        self._shelf.files,
                         bytes_max=self._settings.image_bytes_max,
                         entries_max=self._settings.image_entries_max,
                     )
                 )
             finally:
                 await thread(disk.remove_tree, archive)
-            await self._runtime.forget_images(frozenset(await thread(os.listdir, self._images)))
+            # How large it is shows only now.
+            await thread(self._shelf.make_room, await thread(self._used), 0)
+            await self._runtime.forget_images(await thread(self._shelf.names))
             return made
 
-    def _make_room(self) -> None:
-        used = set()
+    def _used(self) -> frozenset[str]:
+        used = {name for name, count in self._coming.items() if count}
         for entry in (self._settings.state_dir / "works").iterdir():
             with contextlib.suppress(SandboxError):
                 manifest, _ = self.load(paths_of(self._settings, entry.name))
                 used.add(manifest.image.hash.hex())
-        bytes_max = self._settings.images_bytes_max
-        images.make_room(self._images, self._settings.images_max, frozenset(used), bytes_max)
+        return frozenset(used)
 
     def _staging_file(self, name: str) -> Path:
         return self._settings.state_dir / "staging" / name

@@ -17,7 +17,7 @@ import trio
 from market.errors import MarketError
 from market.terms import Artifact
 from market.units import MIB
-from node.adapters.oci import cdi, cgroups, doctor, tun
+from node.adapters.oci import cdi, cgroups, doctor, scopes, tun
 from node.adapters.oci.base_image import build_base_image
 from node.adapters.oci.settings import OciSettings
 from node.ports import Blobs, Check, Sandbox
@@ -156,23 +156,36 @@ def _root() -> Check:
     )
 
 
-def _groups() -> Check:
+def _groups(root: Path = cgroups.ROOT) -> Check:
     name = "control groups"
-    if cgroups.is_v2():
-        found = set(_read(cgroups.ROOT / "cgroup.controllers").split())
+    version2 = cgroups.is_v2(root)
+    if version2:
+        found = set(_read(root / "cgroup.controllers").split())
         missing = [one for one in ("memory", "pids", "cpu") if one not in found]
         version = "version 2"
     else:
-        missing = [one for one in _CONTROLLERS if not (cgroups.ROOT / one).is_dir()]
+        missing = [one for one in _CONTROLLERS if not (root / one).is_dir()]
         version = "version 1"
     if missing:
         sentence = f"{version} lacks {', '.join(missing)}: limits would not hold"
         return Check(name, False, True, sentence, "boot with these controllers enabled")
-    here = cgroups.ROOT if cgroups.is_v2() else cgroups.ROOT / "memory"
+    here = root if version2 else root / "memory"
     if not os.access(here, os.W_OK):
         sentence = f"{version}, but this user may not make groups: limits would not hold"
         return Check(name, False, True, sentence, "run the node as root")
-    return Check(name, True, True, f"{version}, with all controllers that limits need")
+    if version2 and _is_crowded(root):
+        sentence = f"{version}, of a container whose own processes keep it from handing limits down"
+        fix = f"run the node on the machine itself, or move them below {root}/init before it starts"
+        return Check(name, False, True, sentence, fix)
+    where = "; each job in a scope of systemd's" if scopes.are_used(root) else ""
+    return Check(name, True, True, f"{version}, with all controllers that limits need{where}")
+
+
+def _is_crowded(root: Path) -> bool:
+    """Only the root of all, which has no type, may hold processes and hand controllers down."""
+    handed_down = set(_read(root / "cgroup.subtree_control").split())
+    inner = (root / "cgroup.type").exists() and bool(_read(root / "cgroup.procs").split())
+    return inner and not handed_down >= {"memory", "pids", "cpu"}
 
 
 def _namespaces() -> Check:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
 from market.errors import SandboxError
-from node.adapters.oci import bundle, cgroups, execute
+from node.adapters.oci import bundle, cgroups, execute, scopes
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.images import Image
 from node.adapters.oci.settings import Identity, OciSettings, WorkPaths, identity_of
@@ -23,6 +23,11 @@ from node.ports import Check, Execution, Terminal
 
 _HIDE_V2 = 'umount /sys/fs/cgroup/unified; exec "$0" "$@"'
 _VERSION_S = 20.0
+_GVISOR = "runsc"
+# What /proc shows of its containers is gVisor's own process: other users, capabilities, no root of
+# the job's. So nothing of what `verify` looks at before a job begins could be seen.
+_UNSEEN = "the programs of gVisor's jobs are no processes of this machine; they cannot be verified"
+_OTHER = 'set [sandbox] runtime = "runc" or "crun"'
 
 
 class Runtime(Protocol):
@@ -37,6 +42,9 @@ class Runtime(Protocol):
 
     def cgroup(self, paths: WorkPaths) -> Cgroup:
         """The job's control group."""
+
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """What the command of the job's shim begins with."""
 
     def mount_points(self) -> tuple[str, ...]:
         """What it wants to find in the root file system; see `staging.add_mount_points`."""
@@ -70,7 +78,7 @@ class Runtime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OciRuntime:
-    """runc, or a program that speaks like it (crun, runsc)."""
+    """runc, or a program that speaks like it, as crun does."""
 
     settings: OciSettings
 
@@ -97,8 +105,16 @@ class OciRuntime:
         return identity_of(self.settings, units)
 
     def cgroup(self, paths: WorkPaths) -> Cgroup:
-        """Made by the runtime, and gone with the container."""
-        return Cgroup(paths.cgroup, cgroups.is_v2())
+        """Made by the runtime, and gone with the container; in a scope where systemd wants that."""
+        try:
+            path = (paths.live / "cgroup").read_text()
+        except OSError:
+            path = scopes.groups(self.settings.instance).get(paths.state.name, paths.cgroup)
+        return Cgroup(path, cgroups.is_v2())
+
+    def before_shim(self, paths: WorkPaths) -> tuple[str, ...]:
+        """The making of its scope."""
+        return scopes.command(self.cgroup(paths).path)
 
     def mount_points(self) -> tuple[str, ...]:
         """None."""
@@ -109,9 +125,15 @@ class OciRuntime:
 
     async def make(self, paths: WorkPaths, plan: bundle.Plan) -> dict[str, Any]:
         """The bundle, in memory."""
+        group = paths.cgroup
+        if scopes.are_used():
+            group = scopes.new(self.settings.instance, paths.state.name)
         folder = paths.live / "bundle"
-        await trio.to_thread.run_sync(_write_bundle, folder, bundle.configuration(plan))
+        config = bundle.configuration(replace(plan, cgroup=group))
+        await trio.to_thread.run_sync(_write_bundle, folder, config)
+        await trio.to_thread.run_sync((paths.live / "cgroup").write_text, group)
         return {
+            "scope": str(scopes.folder(group) or ""),
             "id": paths.container,
             "runtime": list(self.command),
             "runtime_root": str(paths.live / "runtime"),
@@ -127,14 +149,15 @@ class OciRuntime:
         self, paths: WorkPaths, plan: bundle.Plan, argv: tuple[str, ...], terminal: Terminal | None
     ) -> AbstractAsyncContextManager[Execution]:
         """By the runtime's `exec`."""
-        return execute.execute(self.command, paths, plan, argv, terminal)
+        group = self.cgroup(paths).path
+        return execute.execute(self.command, paths, group, plan, argv, terminal)
 
     async def remove(self, paths: WorkPaths) -> None:
         """Its shim has removed it; what a killed shim left lies in the job's own folders."""
 
     async def known(self) -> frozenset[str]:
         """Told from the control groups."""
-        return frozenset()
+        return frozenset(scopes.groups(self.settings.instance))
 
     async def forget_images(self, kept: frozenset[str]) -> None:
         """It keeps none."""
@@ -153,8 +176,10 @@ class OciRuntime:
             return (
                 Check("runtime", False, True, f"{name} does not run: {problem}", _install(name)),
             )
-        first = said.stdout.decode(errors="replace").splitlines()[:1]
-        return (Check("runtime", True, True, first[0] if first else name),)
+        first = (said.stdout.decode(errors="replace").splitlines() or [name])[0]
+        if first.startswith(_GVISOR):
+            return (Check("runtime", False, True, f"{first}: {_UNSEEN}", _OTHER),)
+        return (Check("runtime", True, True, first),)
 
 
 def _install(name: str) -> str:
@@ -162,11 +187,18 @@ def _install(name: str) -> str:
 
 
 def need(settings: OciSettings) -> None:
-    """Raises SandboxError if the runtime's program is not here."""
+    """Raises SandboxError if the runtime's program is not here, or one that cannot be used."""
+    refuse_gvisor(settings.runtime)
     if shutil.which(settings.runtime) is None:
         raise SandboxError(
             f"{settings.runtime} is not installed", hint=_install(settings.runtime)
         )  # fmt: skip
+
+
+def refuse_gvisor(name: str) -> None:
+    """Raises SandboxError for gVisor's runtime."""
+    if Path(name).name.startswith(_GVISOR):
+        raise SandboxError(f"{name}: {_UNSEEN}", hint=_OTHER)
 
 
 def _write_bundle(folder: Path, config: dict[str, Any]) -> None:

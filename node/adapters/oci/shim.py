@@ -39,6 +39,7 @@ def main(make: Callable[[dict[str, Any]], Held] = Container) -> None:
     """Run one job to its end; its specification is the last argument."""
     with open(sys.argv[-1]) as file:
         spec: dict[str, Any] = json.load(file)
+    settle(spec.get("scope"))
     if os.fork():
         os._exit(0)  # the starter reaps this one; the other belongs to nobody
     os.setsid()
@@ -68,6 +69,18 @@ def main(make: Callable[[dict[str, Any]], Held] = Container) -> None:
         container.delete()
         return
     run(container, spec)
+
+
+def settle(scope: str | None) -> None:
+    """Make room in its scope: a group with processes in it hands no controllers down."""
+    if not scope:
+        return
+    own = os.path.join(scope, "shim")
+    os.makedirs(own, exist_ok=True)
+    with open(os.path.join(own, "cgroup.procs"), "w") as file:
+        file.write(str(os.getpid()))
+    with open(os.path.join(scope, "cgroup.subtree_control"), "w") as file:
+        file.write("+cpu +memory +pids")
 
 
 def run(container: Held, spec: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from typing import IO, Final
 
 from market.errors import SandboxError
 from node.adapters.oci import beneath, tars
+from node.adapters.oci.shared import SharedFiles
 
 _DEPTH_MAX: Final = 64
 _CHUNK: Final = 1024 * 1024
@@ -28,7 +30,9 @@ _OPAQUE: Final = ".wh..wh..opq"
 class Tree:
     """The root file system as it grows, layer by layer."""
 
-    def __init__(self, root: Path, bytes_left: int, entries_left: int) -> None:
+    def __init__(self, root: Path, files: SharedFiles, bytes_left: int, entries_left: int) -> None:
+        """`files` has what other trees hold alike."""
+        self._files = files
         self._root = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.bytes_left = bytes_left
         self._entries_left = entries_left
@@ -98,9 +102,13 @@ class Tree:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         source = tar.extractfile(entry)
         assert source is not None, "a regular entry has bytes"
+        hasher = hashlib.sha256()
         with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as target:
-            shutil.copyfileobj(source, target, _CHUNK)
+            while data := source.read(_CHUNK):
+                hasher.update(data)
+                target.write(data)
             os.fchmod(target.fileno(), mode)
+        self._files.share(parent, name, hasher.hexdigest(), mode, entry.size)
 
     def _link(self, entry: tarfile.TarInfo, parent: int, name: str) -> None:
         parts = _parts(entry.linkname)

@@ -11,6 +11,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from node.adapters.oci.bundle import CPU_PERIOD_US, Plan
 from node.adapters.oci.cgroups import Cgroup
 from node.adapters.oci.settings import Identity
 
@@ -37,6 +38,21 @@ class Expected:
     cwd: str
     devices: frozenset[str] = frozenset()
     address: str = ""
+    volumes: tuple[tuple[str, str], ...] = ()  # (host path, path inside)
+
+
+def expected_of(plan: Plan, address: str) -> Expected:
+    """What a container by that plan must be."""
+    return Expected(
+        identity=plan.identity,
+        memory_bytes=plan.memory_bytes,
+        pids=plan.pids,
+        cpu_quota_us=plan.cpus * CPU_PERIOD_US,
+        cwd=plan.cwd,
+        devices=frozenset(f"{n.kind} {n.major}:{n.minor}" for n in plan.edits.nodes),
+        address=address,
+        volumes=plan.volumes,
+    )
 
 
 def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
@@ -52,6 +68,7 @@ def faults(pid: int, expected: Expected, cgroup: Cgroup) -> tuple[str, ...]:
             *_namespaces(proc, expected),
             *_network(proc),
             *_files(proc, expected),
+            *_volumes(proc, expected),
             *_open_files(proc, expected),
             *_limits(pid, expected, cgroup),
         )
@@ -132,6 +149,19 @@ def _files(proc: Path, expected: Expected) -> tuple[str, ...]:
                 if numbers not in allowed:
                     found.append(f"the device {name} ({numbers}) was not granted")
     found += [f"the device {numbers} is missing" for numbers in sorted(expected.devices - granted)]
+    return tuple(found)
+
+
+def _volumes(proc: Path, expected: Expected) -> tuple[str, ...]:
+    """An engine in a mount namespace of its own binds the empty folder below the job's disk."""
+    found = []
+    for host, inside in expected.volumes:
+        try:
+            same = os.path.samefile(f"{proc}/root{inside}", host)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            found.append(f"{inside} is not the job's disk: does its maker see this node's mounts?")
     return tuple(found)
 
 

@@ -70,6 +70,13 @@ class RegistryClient:
         self._settings = settings
         self._pool = pool
         self._tokens: dict[tuple[str, str], tuple[str, float]] = {}
+        self._for_others: RegistryClient | None = None
+
+    def for_others(self) -> RegistryClient:
+        """For the jobs of others: with no credentials but those that are for them, too."""
+        if self._for_others is None:
+            self._for_others = RegistryClient(self._settings.for_others(), self._pool)
+        return self._for_others
 
     def is_open(self, reference: Reference) -> bool:
         """Whether the host is asked without credentials."""

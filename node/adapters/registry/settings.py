@@ -6,7 +6,7 @@ A host that is not named here is asked anonymously, over TLS, and only at a publ
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from market.errors import RefusedError
@@ -16,13 +16,15 @@ from market.errors import RefusedError
 class Host:
     """One registry as its owner's configuration says it.
 
-    `private` allows an address that is not of the public internet, `insecure` plain HTTP.
+    `private` allows an address that is not of the public internet, `insecure` plain HTTP, and
+    `for_jobs` that the credentials are used for the jobs of others, too.
     """
 
     username: str = ""
     password_file: Path | None = None
     private: bool = False
     insecure: bool = False
+    for_jobs: bool = False
 
     def password(self) -> str:
         """Read anew each time, so that it can be changed, and kept nowhere. RefusedError."""
@@ -49,3 +51,11 @@ class RegistrySettings:
     def host(self, name: str) -> Host:
         """What is known of a host."""
         return self.hosts.get(name.lower(), Host())
+
+    def for_others(self) -> RegistrySettings:
+        """Without the credentials that are only for what the owner asks for."""
+        hosts = {
+            name: host if host.for_jobs else replace(host, username="", password_file=None)
+            for name, host in self.hosts.items()
+        }
+        return replace(self, hosts=hosts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from node.adapters.oci import cgroups
+from node.adapters.oci import cgroups, scopes, shim
 from node.adapters.oci.cgroups import Cgroup
 
 V1 = {
@@ -64,3 +66,43 @@ def test_a_group_that_is_gone_reads_as_nothing(tmp_path: Path) -> None:
 def test_leftover_groups_are_known(group: Cgroup) -> None:
     assert cgroups.known("/g", group.root) == {"job"}
     assert cgroups.known("/h", group.root) == frozenset()
+
+
+def test_who_kills_a_group_waits_for_its_end(tmp_path: Path) -> None:
+    """Version 2 takes one write for all of it and answers before they are gone."""
+    for name, text in V2.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    processes = tmp_path / "g/job/cgroup.procs"
+    ended = threading.Timer(0.3, processes.write_text, [""])
+    ended.start()
+    group = Cgroup("/g/job", True, tmp_path)
+    group.kill()
+    assert group.pids() == ()
+    assert (tmp_path / "g/job/cgroup.kill").read_text() == "1"
+    ended.join()
+
+
+def test_under_systemd_each_job_has_a_scope_of_its_own(tmp_path: Path) -> None:
+    assert not scopes.are_used(tmp_path, tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    assert not scopes.are_used(tmp_path, tmp_path / "no systemd")
+    first, second = scopes.new("node", "job-1"), scopes.new("node-2", "job-1")
+    for group in (first, second):
+        scope = scopes.folder(group, tmp_path)
+        assert scope is not None
+        scope.mkdir(parents=True)
+        assert f"--unit={scope.name}" in scopes.command(group)
+        assert "Delegate=yes" in scopes.command(group)
+    assert scopes.groups("node", tmp_path) == {"job-1": first}
+    assert scopes.groups("node-2", tmp_path) == {"job-1": second}
+    assert scopes.new("node", "job-1") != first
+    assert scopes.folder("/gridsouk/node/job-1", tmp_path) is None
+    assert scopes.command("/gridsouk/node/job-1") == ()
+
+
+def test_a_shim_makes_room_for_the_container_in_its_scope(tmp_path: Path) -> None:
+    shim.settle(None)
+    shim.settle(str(tmp_path))
+    assert (tmp_path / "shim" / "cgroup.procs").read_text() == str(os.getpid())
+    assert (tmp_path / "cgroup.subtree_control").read_text() == "+cpu +memory +pids"

@@ -10,13 +10,14 @@ import pytest
 
 from node.adapters.oci import doctor
 from node.adapters.oci.doctor import CLASSES
-from tests.adapters.sandbox.harness import Driver, env
+from tests.adapters.sandbox.harness import DRIVERS, Driver, env
 
 pytestmark = pytest.mark.sandbox
 
 LIMITS = {19}  # bombs and hogs: tests/adapters/sandbox/test_limits.py
 
 
+@pytest.mark.parametrize("each_driver", [*DRIVERS, "remapped"], indirect=True)
 async def test_every_attempt_to_escape_is_blocked(each_driver: Driver) -> None:
     name = f"gridsouk-probe-{each_driver.settings.instance}"
     with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:

@@ -19,6 +19,9 @@ function useRates(data) {
   return rates;
 }
 
+const reachText = (reach) => reach.reachable === null ? 'not yet known' : reach.reachable ? 'yes'
+  : reach.relays.length ? `through relay ${reach.relays.map((key) => short(key, 8, 6)).join(' and ')}` : html`<span class="chip warn">no, and no relay found yet</span>`;
+
 export default function Network() {
   const { data, problem, reload } = useAsk('/api/network', [], 1000);
   const rates = useRates(data);
@@ -38,7 +41,7 @@ export default function Network() {
       <${Tile} name="Invalid">${share(c.invalid)} <small>${count(c.invalid)}</small><//>
     <//>
     <${Panel} flush title=${plural(data.peers.length, 'peer')}>${data.peers.length ? html`<div class="scroll" tabindex="0" role="region" aria-label="Peers"><table><thead><tr><th>Peer</th><th>Address</th><th>Direction</th><th class="num">Round trip</th><th class="num">Offers</th><th class="num">Score</th><th class="num">Connected</th></tr></thead>
-      <tbody>${data.peers.map((peer) => html`<tr key=${peer.peer}><td><code class="nowrap" title=${peer.peer}>${short(peer.peer, 8, 6)}</code></td><td class="small" title=${peer.address}>${peer.address.split('/p2p/')[0]}</td><td><span class="nowrap">${peer.outbound ? 'we dialled' : 'it dialled'}</span></td>
+      <tbody>${data.peers.map((peer) => html`<tr key=${peer.peer}><td><code class="nowrap" title=${peer.peer}>${short(peer.peer, 8, 6)}</code></td><td class="small" title=${peer.address}>${peer.address.split('/p2p/')[0]}</td><td><span class="nowrap">${peer.outbound ? 'we dialled' : 'it dialled'}${peer.relayed ? ', relayed' : ''}</span></td>
         <td class="num">${peer.rtt_ms === null ? html`<span class="soft">not measured yet</span>` : `${peer.rtt_ms < 10 ? peer.rtt_ms.toFixed(1) : Math.round(peer.rtt_ms)} ms`}</td><td class="num">${peer.offers}</td>
         <td class="num">${peer.strikes > 0 ? html`<span class="chip warn">${peer.strikes} strikes</span>` : html`<span class="chip good">clean</span>`}</td><td class="num">${span(now - peer.since)}</td></tr>`)}</tbody></table></div>`
     : html`<${Empty} title="No peer is connected"><p>Give the node one to start from: <code>bootstrap = ["/ip4/…/p2p/…"]</code> in its configuration, or <code>souk up --bootstrap</code>.</p><//>`}<//>
@@ -50,7 +53,7 @@ export default function Network() {
           ['Messages heard, published', `${count(c.messages)}, ${count(c.published)}`], ['Over the limit, blamed', `${count(c.limited)}, ${count(c.blamed)}`], ['Lost to a slow reader', `${count(c.dropped_in)} in, ${count(c.dropped_out)} out`],
           ['Traffic', `${bytes(c.bytes_in)} in, ${bytes(c.bytes_out)} out${rates ? ` (now ${bytes(rates.in)}/s and ${bytes(rates.out)}/s)` : ''}`], ['Requests', `${count(c.requests_in)} answered, ${count(c.requests_out)} made`], ['Cut off for misbehaving', count(c.cut_off)]]} /><//>
         <${Panel} title="Table of offers"><${Facts} rows=${[['Offers, peers', `${count(data.book.offers)}, ${count(data.book.peers)}`], ['Last heard', data.heard_at ? ago(data.heard_at, data.now + (now - Date.now() / 1000)) : 'nothing from others yet'], ['Taken, refused, stale', `${count(data.book.accepted)}, ${count(data.book.refused)}, ${count(data.book.stale)}`], ['Expired, withdrawn', `${count(data.book.expired)}, ${count(data.book.withdrawn)}`], ['Open demands', count(data.demands)]]} /><//>
-        <${Panel} title="This node"><${Facts} rows=${[['Peer', html`<${Id} value=${data.peer} />`], ...data.addresses.map((address, i) => [i ? '' : 'Addresses', html`<code class="small">${address}</code>`]), ['Chain', `block ${count(data.block)}${data.block_at ? `, ${ago(data.block_at, data.now)}` : ''}`], ['Clock against this browser', Math.abs(skew) < 2 ? 'the same' : html`<span class="chip warn">${span(Math.abs(skew))} ${skew > 0 ? 'behind' : 'ahead'}</span>`]]} /><//>
+        <${Panel} title="This node"><${Facts} rows=${[['Peer', html`<${Id} value=${data.peer} />`], ...data.addresses.map((address, i) => [i ? '' : 'Addresses', html`<code class="small">${address}</code>`]), ['Reachable', reachText(data.reach)], ['Carries for others', data.reach.relaying ? `${plural(c.relay_circuits, 'circuit')}, ${bytes(c.relay_bytes)} so far` : 'no'], ['Chain', `block ${count(data.block)}${data.block_at ? `, ${ago(data.block_at, data.now)}` : ''}`], ['Clock against this browser', Math.abs(skew) < 2 ? 'the same' : html`<span class="chip warn">${span(Math.abs(skew))} ${skew > 0 ? 'behind' : 'ahead'}</span>`]]} /><//>
       </div>
     </div></div>`;
 }
