@@ -21,6 +21,7 @@ from typing import Any, Final
 from market import certificate, messages, signing, terms
 from market.agreement import ENDS, TRANSITIONS, Phase
 from market.codec import describe
+from node.adapters.libp2p.dialback import Tried, TryMe
 from node.adapters.libp2p.peerkeeper import Known
 from scripts import protocol_text as words
 
@@ -92,6 +93,8 @@ def _lines() -> Iterator[str]:
     yield ""
     for frame in (
         Known,
+        TryMe,
+        Tried,
         messages.Fetch,
         messages.Fetched,
         messages.Dial,

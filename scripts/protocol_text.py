@@ -114,15 +114,19 @@ address that a peer claims is told to others if it is on the host that it connec
   StrictSign: `from` holds the publisher's Ed25519 key, `seqno` is 8 bytes, both together are the
   message's id, never used twice. Who publishes need not be the author of the envelope.
   Gossip only reaches who is there: say again what shall be known, and `sync` on connecting.
-- **Requests**: `{network.REQUESTS}`, one long-lived stream per peer and direction. Frames are
+- **Requests**: `{network.REQUESTS}`, one long-lived stream per peer and direction; we take
+  up to {bounds.REQUEST_STREAMS_PER_PEER_MAX} of a peer, and answer on those whose asker has ended \
+its side. Frames are
   `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it. Kinds:
   {requests.ASK} a message, {requests.ASK_PEERS} a question for other peers, {requests._REPLY} the \
-reply, {requests._FAILED} not answered (the payload says why, in UTF-8).
+reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
+  {requests.ASK_DIAL_BACK} a request to be dialled.
   A reply has the id of its request, and replies come in any order. The payload of a message and of
   its reply is a sealing: a request's `to` is who is asked, a reply's who asked. At most \
 {bounds.REQUESTS_PER_PEER_MAX} are in
-  flight. A peer's new stream takes the place of the one before. A question for other peers has no
-  payload; its reply is a bare [`Known`](#known), which may be empty.
+  flight. A question for other peers has no payload; its reply is a bare [`Known`](#known), which
+  may be empty. A request to be dialled is a bare [`TryMe`](#tryme), its reply a bare
+  [`Tried`](#tried). Who does not know a kind answers {requests._FAILED}.
 - **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
   kinds are DATA {channel._DATA}, ACK {channel._ACK}, END {channel._END}, ENDED {channel._ENDED}.
   Only DATA has a payload, of at most {limits.CHUNK_BYTES} bytes.
