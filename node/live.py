@@ -86,7 +86,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         registry = await stack.enter_async_context(open_registry(place.registries))
         chain_config = replace(place.chain, outbox=data / "transactions.sqlite")
         chain = await stack.enter_async_context(open_chain(chain_config, signer.operator_key))
-        devices = discover(place.declared)
+        devices = discover(place.declared, data / "units.json")
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
             settings = place.sandbox or OciSettings(state_dir=data / "sandbox")

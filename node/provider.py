@@ -232,6 +232,9 @@ class Provider:
     async def _start_or_look(self, a: Agreement, *, start: bool) -> Iterable[Event]:
         begun = self._ports.clock.now()
         if start:
+            self._machine.look_now()
+            if (loss := self._machine.loss(a.terms.units)) is not None:
+                return (Broke(loss.reason),)  # nothing is lost by starting elsewhere
             try:
                 await self._ports.sandbox.start(a.id.hex())
             except SandboxError as problem:

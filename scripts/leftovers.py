@@ -85,6 +85,8 @@ def cgroups(hierarchy: Path) -> Iterator[Leftover]:
     for directory, below, _ in os.walk(hierarchy):
         below.sort()
         group = Path(directory)
+        if group.name == "gridsouk.slice":
+            continue  # systemd keeps a slice once it was used, as empty as it may be
         if any(part.startswith(PREFIXES) for part in group.relative_to(hierarchy).parts):
             count = len(read_bytes(group / "cgroup.procs").split())
             yield Leftover("cgroup", str(group), f"{count} processes")

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -168,15 +168,20 @@ def masked(line: str) -> str:
     return re.sub(r"…(\s*…)+", "…", VOLATILE.sub("…", line)).rstrip()
 
 
-def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
+Guest = Callable[[dict[str, "Newcomer"]], None]
+"""Whoever does more in the same market: is handed the newcomers by their chapters."""
+
+
+def perform(text: str, *, write: bool, guest: Guest | None = None) -> tuple[str, list[str]]:
     """Type the whole page; the page as it should be, and every difference."""
     problems: list[str] = []
     done, rest = "", text
     with ExitStack() as stack:
         variables = stack.enter_context(market())
+        came_before: dict[str, Newcomer] = {}
         for chapter in chapters(text):
             home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="souk-newcomer-")))
-            newcomer = Newcomer(home, variables)
+            newcomer = came_before[chapter.title] = Newcomer(home, variables)
             stack.callback(newcomer.leave)
             for step in chapter.steps:
                 came = newcomer.type(step.command)
@@ -188,6 +193,8 @@ def perform(text: str, *, write: bool) -> tuple[str, list[str]]:
                 before, found, rest = rest.partition(head + _told(step.expected))
                 assert found, step.command
                 done += before + head + _told(lines)
+        if guest is not None:
+            guest(came_before)
     return done + rest, problems
 
 

@@ -18,7 +18,7 @@ from market.errors import (
     StaleError,
 )
 from market.signing import _PREFIX
-from node.adapters.libp2p import bounds, channel, network, peers, pubsub, requests
+from node.adapters.libp2p import bounds, channel, circuit, network, peers, pubsub, requests
 from node.adapters.libp2p.host import NetworkConfig
 from node.artifacts import PROTOCOL as BLOB
 from node.bandwidth import PROTOCOL as BANDWIDTH
@@ -120,13 +120,16 @@ its side. Frames are
   `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it. Kinds:
   {requests.ASK} a message, {requests.ASK_PEERS} a question for other peers, {requests._REPLY} the \
 reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
-  {requests.ASK_DIAL_BACK} a request to be dialled.
+  {requests.ASK_DIAL_BACK} "dial me back".
   A reply has the id of its request, and replies come in any order. The payload of a message and of
   its reply is a sealing: a request's `to` is who is asked, a reply's who asked. At most \
 {bounds.REQUESTS_PER_PEER_MAX} are in
-  flight. A question for other peers has no payload; its reply is a bare [`Known`](#known), which
-  may be empty. A request to be dialled is a bare [`TryMe`](#tryme), its reply a bare
-  [`Tried`](#tried). Who does not know a kind answers {requests._FAILED}.
+  flight. A question for other peers has no payload, or the 32-byte key of the one that is looked
+  for; its reply is a bare [`Known`](#known), which may be empty. "Dial me back" is a bare
+  [`TryMe`](#tryme), answered by [`Tried`](#tried). Neither is a duty: who does not know a kind answers {requests._FAILED}.
+- **Relays**: circuit relay v2, `{circuit.HOP}` and
+  `{circuit.STOP}`, without vouchers. The address of a peer behind one is
+  `/ip4/../tcp/../p2p/RELAY/p2p-circuit/p2p/PEER`. To use and to be one is no duty.
 - **Channels**: `/gridsouk/NAME/1`, one stream each. Frames are `kind (1) | size (4) | payload`; the
   kinds are DATA {channel._DATA}, ACK {channel._ACK}, END {channel._END}, ENDED {channel._ENDED}.
   Only DATA has a payload, of at most {limits.CHUNK_BYTES} bytes.

@@ -53,6 +53,7 @@ class Member:
     home: Path
     price_per_hour: str | None = None
     instance: str = "devnet"
+    network: str = "devnet"  # or custom: the same chain under the rules of a public network
     extra: Mapping[str, str] = field(default_factory=dict)  # TOML for top, provider, and the end
     wallet: bytes = b""
     operator: bytes = b""
@@ -111,7 +112,8 @@ class Member:
         """Its configuration."""
         listed = ", ".join(f'"{address}"' for address in bootstrap)
         lines = [
-            'network = "devnet"',
+            f'network = "{self.network}"',
+            "confirmations = 1",
             f'rpc = ["{devnet.url}"]',
             f"chain_id = {devnet.chain_id}",
             f'escrow = "0x{devnet.escrow.hex()}"',
@@ -207,7 +209,9 @@ async def _scrub(member: Member) -> None:
     place = to_place(settings)
     assert place.sandbox is not None, "who sells has a sandbox"
     blobs = await open_blobs(place.data_dir / "blobs", bytes_max=1 << 40, pinned=frozenset)
-    sandbox = OciSandbox(place.sandbox, blobs, discover(place.declared))
+    sandbox = OciSandbox(
+        place.sandbox, blobs, discover(place.declared, place.data_dir / "units.json")
+    )
     for work in await sandbox.works():
         await sandbox.scrub(work)
 

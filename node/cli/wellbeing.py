@@ -46,10 +46,17 @@ def doctor(*, common: Common = DEFAULT) -> int:
         ]
         write_json({"well": not wrong, "checks": rows})
         return 1 if wrong else 0
-    table = [(one.name, "ok" if one.ok else "WRONG", one.found, one.fix) for one in findings]
+    table = [(one.name, _verdict(one), one.found, one.fix) for one in findings]
     write_table(("check", "result", "found", "what to do"), table, none="nothing was checked")
     say("all is well" if not wrong else f"{len(wrong)} of {len(findings)} checks failed")
     return 1 if wrong else 0
+
+
+def _verdict(finding: Finding) -> str:
+    """`note`: it works as it is, and could be better."""
+    if not finding.ok:
+        return "WRONG"
+    return "note" if finding.fix else "ok"
 
 
 def _look(common: Common) -> Iterator[Finding]:
@@ -126,13 +133,13 @@ def _running(status: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _reached(status: dict[str, Any]) -> Finding:
-    reach = status["reach"]
-    found, fix = reach_text(reach), ""
-    if reach["reachable"] is False and not reach["relays"]:
+    reach, fix = status["reach"], ""
+    alone = reach["reachable"] is False and not reach["relays"]
+    if alone:
         fix = "open the port of listen in the router, or know a bootstrap peer that relays"
     elif reach["reachable"] is False and status["selling"]:
-        fix = "staging is as slow as the relay; open the port of listen in the router"
-    return Finding("reachable", not fix, found, fix)
+        fix = "staging is as slow as the relay: open the port of listen in the router"
+    return Finding("reachable", not alone, reach_text(reach), fix)
 
 
 def _funded(wallet: dict[str, Any], *, selling: bool) -> Iterator[Finding]:

@@ -306,3 +306,12 @@ async def test_connect_by_address_names_the_peer(start: Start) -> None:
         await other.connect("not an address")
     with pytest.raises(UnreachableError):
         await other.connect(other.addresses()[0])
+
+
+async def test_the_address_of_a_connected_peer_leads_others_to_it(start: Start) -> None:
+    one, other, third = await start(0), await start(1), await start(2)
+    await other.connect(one.addresses()[0])
+    address = other.address(one.key)
+    assert len(address.encode()) <= 256
+    assert await third.connect(address) == one.key
+    assert other.address(bytes(32)) == ""

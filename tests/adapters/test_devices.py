@@ -210,3 +210,41 @@ def test_what_no_offer_carries_is_not_declared(count: int, name: str, ram_mib: i
 )
 def test_a_model_is_called_as_people_ask_for_it(product: str, name: str) -> None:
     assert model_name(product) == name
+
+
+def numbered(file: Path) -> tuple[list[tuple[int, str]], dict[int, bool]]:
+    """(number, UUID) of each unit of a node that starts now, and which of them are well."""
+    devices = discover(None, file)
+    found = [(unit.index, unit.uuid) for unit in devices.units()]
+    return found, {health.index: health.healthy for health in devices.health()}
+
+
+def test_a_gpu_keeps_its_number_while_another_is_lost(set_state: SetState, tmp_path: Path) -> None:
+    file, two = tmp_path / "units.json", ("1 name NVIDIA L4", "1 uuid GPU-bbbb", "1 memory 23034")
+    both = [(0, "GPU-aaaa"), (1, "GPU-bbbb")]
+    set_state("-1 count 2", *RTX4090, *two)
+    assert numbered(file) == (both, {0: True, 1: True})
+    set_state("-1 count 2", *RTX4090, *two, "0 lost 1")
+    assert numbered(file) == (both, {0: False, 1: True})
+    set_state("-1 init 999")
+    assert numbered(file) == (both, {0: False, 1: False})
+    third = ("2 name NVIDIA L4", "2 uuid GPU-cccc", "2 memory 23034")
+    set_state("-1 count 3", *RTX4090, *two, *third)
+    assert numbered(file) == ([*both, (2, "GPU-cccc")], dict.fromkeys(range(3), True))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '[{"index": 0}]', "\0"])
+def test_a_broken_file_of_numbers_is_begun_anew(
+    text: str, set_state: SetState, tmp_path: Path
+) -> None:
+    file = tmp_path / "units.json"
+    file.write_text(text)
+    set_state("-1 count 1", *RTX4090)
+    assert numbered(file) == ([(0, "GPU-aaaa")], {0: True})
+    assert numbered(file) == ([(0, "GPU-aaaa")], {0: True})
+
+
+def test_a_machine_without_gpus_has_no_file_of_numbers(set_state: SetState, tmp_path: Path) -> None:
+    set_state("-1 init 999")
+    assert numbered(tmp_path / "units.json") == ([], {})
+    assert not (tmp_path / "units.json").exists()

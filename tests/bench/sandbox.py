@@ -14,6 +14,7 @@ import os
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from node.ports import RunState
 from tests.adapters.sandbox.harness import MIB, Driver, small_settings
 from tests.adapters.sandbox.survivor import survive
 from tests.bench.row import Row, row
+from tests.services.outlive import PER_SECOND, outlive
 
 ROUNDS = 9
 COMMAND = "echo hi"
@@ -44,6 +46,7 @@ LOOK_S = 10.0  # between two heartbeats on every network but devnet
 LOOK_ROUNDS = 5
 CORE_SHARE = 0.05
 KILLS = 20
+METERED_MORE_S = 2.0  # the container's start and end, which the job's own clock does not see
 CHECKPOINT_MIB = 64
 
 
@@ -59,9 +62,11 @@ async def rows(data: Path) -> list[Row]:
             small_settings(root / "sandbox", "bench"), blobs, Artifact("base", hash_, size)
         )
         try:
-            return await _measure(driver, root)
+            measured = await _measure(driver, root)
         finally:
             await driver.scrub()
+        (root / "market").mkdir()
+        return [*measured, *await _outlived(root / "market")]
 
 
 async def _measure(driver: Driver, root: Path) -> list[Row]:
@@ -196,6 +201,26 @@ async def _killed(driver: Driver, root: Path) -> list[Row]:
             worst_s < 0.5 and seen.metered_s < seen.ran_s + 3),
         row("worst disagreement of two looks", seen.drift_s, "s", clock, "under 0.5 s",
             seen.drift_s < 0.5),
+    ]  # fmt: skip
+
+
+async def _outlived(home: Path) -> list[Row]:
+    """A real node killed at random moments, in a real market: what of the job and of its money?"""
+    seen = await outlive(home, KILLS, seed=20, say=lambda _: None)
+    lost = int(seen.state != "SUCCEEDED" or seen.attempts != 1 or seen.starts != 1)
+    if lost:
+        print(seen.story, file=sys.stderr)
+    clock = ("the job's own clock", round(seen.ran_s, 4))
+    owed = seen.metered_s * PER_SECOND
+    return [
+        row("souk up: jobs lost", float(lost), "jobs", ("kills", float(seen.kills)), "none",
+            lost == 0),
+        row("souk up: seconds metered", float(seen.metered_s), "s", clock,
+            "whole seconds; 1 less to 2 more", -1 <= seen.metered_s - seen.ran_s <= METERED_MORE_S),
+        row("souk up: earned", float(seen.earned), "units", ("its metered seconds", float(owed)),
+            "to the last base unit", seen.earned == seen.paid == owed),
+        row("souk up: slashed", float(seen.slashed), "units", ("", 0.0), "none",
+            seen.slashed == 0),
     ]  # fmt: skip
 
 

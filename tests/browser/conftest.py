@@ -85,7 +85,7 @@ def funded(world: World) -> Iterator[World]:
     held = world.requester.ask("/api/wallet")
     if float(held["deposited"]) < 20 or float(held["allowance"]) < 20:
         world.on_chain(fund)
-    world.wait_for_image()
+    world.wait_for_offers()
     yield world
     for job in world.requester.ask("/api/jobs"):
         if not job["over"]:
@@ -166,6 +166,8 @@ def visit(world: World, browser: Browser) -> Iterator[Visitor]:
 
     def open_(node: Any = None, **options: Any) -> Visit:
         node = node or world.requester
+        if not node.url:
+            node.wait()
         assert world.devnet is not None
         connected = options.pop("connected", False)
         wallet = options.pop("wallet", None) or TestWallet(node.key, world.devnet.url)

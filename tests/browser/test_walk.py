@@ -61,26 +61,6 @@ def button(page: Page, name: str) -> Any:
     return page.get_by_role("button", name=name, exact=True)
 
 
-def test_the_market_shows_signed_offers_and_filters_them(visit: Visitor) -> None:
-    page = visit().go("/")
-    table = page.get_by_role("table", name="Offers")
-    expect(table.get_by_role("row")).to_have_count(3)
-    page.get_by_label("Price in tUSD/h, at most", exact=True).fill("20")
-    expect(table.get_by_role("row")).to_have_count(2)
-    expect(page).to_have_url(re.compile(r"max=20"))
-    page.reload()
-    expect(table.get_by_role("row")).to_have_count(2)  # the address holds the filter
-    page.get_by_label("Price in tUSD/h, at most", exact=True).fill("5")
-    page.get_by_role("button", name=re.compile("2 offers if you accept a price from 18")).click()
-    expect(table.get_by_role("row")).to_have_count(2)
-    table.get_by_role("link").first.click()
-    drawer = page.get_by_role("dialog")
-    expect(drawer.get_by_text("verified")).to_be_visible()
-    expect(drawer.get_by_text("stake covers it")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(drawer).to_have_count(0)
-
-
 def test_a_stranger_sees_no_data(world: World, browser: Any) -> None:
     context = browser.new_context()
     page = context.new_page()
@@ -164,6 +144,26 @@ def test_connect_sign_in_deposit_and_authorise(visit: Visitor, world: World) -> 
     assert wallet.count("eth_requestAccounts") == 1
 
 
+def test_the_market_shows_signed_offers_and_filters_them(visit: Visitor) -> None:
+    page = visit().go("/")
+    table = page.get_by_role("table", name="Offers")
+    expect(table.get_by_role("row")).to_have_count(3)
+    page.get_by_label("Price in tUSD/h, at most", exact=True).fill("20")
+    expect(table.get_by_role("row")).to_have_count(2)
+    expect(page).to_have_url(re.compile(r"max=20"))
+    page.reload()
+    expect(table.get_by_role("row")).to_have_count(2)  # the address holds the filter
+    page.get_by_label("Price in tUSD/h, at most", exact=True).fill("5")
+    page.get_by_role("button", name=re.compile("2 offers if you accept a price from 18")).click()
+    expect(table.get_by_role("row")).to_have_count(2)
+    table.get_by_role("link").first.click()
+    drawer = page.get_by_role("dialog")
+    expect(drawer.get_by_text("verified")).to_be_visible()
+    expect(drawer.get_by_text("stake covers it")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(drawer).to_have_count(0)
+
+
 def test_a_mistake_in_the_file_is_named_with_its_line(visit: Visitor) -> None:
     page = visit(connected=True).go("/new")
     text = page.get_by_label("Job file (YAML)")
@@ -188,7 +188,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def test_submit_watch_and_survive_a_killed_provider(
     visit: Visitor, world: World, job: dict[str, Any]
 ) -> None:
-    world.wait_for_image()
+    world.wait_for_offers()
     page = visit(connected=True).go("/new")
     page.get_by_label("Job file (YAML)").fill(JOB)
     expect(page.get_by_role("region", name="Ranking").get_by_text("chosen")).to_be_visible()

@@ -99,10 +99,15 @@ class Node:
             time.sleep(0.2)
         raise AssertionError(f"{self.name}: {(self.home / 'node.log').read_text()[-2000:]}")
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """End the process and wait until it is gone."""
+    def tell(self, number: int) -> None:
+        """Tell the process, if there is one."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """End the process and wait until it is gone."""
+        self.tell(number)
+        if self.process is not None:
             try:
                 self.process.wait(15)
             except subprocess.TimeoutExpired:
@@ -126,9 +131,9 @@ class World:
     devnet: Devnet | None = None
 
     def start(self, *, ready: bool = False) -> World:
-        """Up and trading; with `ready` the requester's wallet has deposited and authorised too.
+        """The requester's node answers; with `ready` its wallet has deposited and authorised too.
 
-        The image of its jobs may still be in the making: see `wait_for_image`.
+        Providers and the image of the jobs may still be in the making: see `wait_for_offers`.
         """
         self._begun, self._failure = threading.Event(), None
         self._image = threading.Event()
@@ -144,24 +149,27 @@ class World:
             listen, known = (port, "") if node is first else (0, f'"{address}"')
             node.config.write_text(toml(node, self.devnet, listen, known, sold))
             node.start()
-        for node in self.nodes:
-            node.wait()
-        deadline = time.monotonic() + READY_S
-        while len(self.requester.ask("/api/offers")) < 2:
-            assert time.monotonic() < deadline, "two offers are heard"
-            time.sleep(0.2)
+        self.requester.wait()
         return self
 
     @property
     def requester(self) -> Node:
         return self.nodes[2]
 
-    def wait_for_image(self) -> None:
-        """Until a job can be handed in."""
+    def wait_for_offers(self) -> None:
+        """Until both providers sell, and a job can be handed in."""
         assert self._image.wait(READY_S), "the base image is built"
+        for node in self.nodes:
+            node.wait()
+        deadline = time.monotonic() + READY_S
+        while len(self.requester.ask("/api/offers")) < 2:
+            assert time.monotonic() < deadline, "two offers are heard"
+            time.sleep(0.2)
 
     def stop(self) -> None:
         """End all of it."""
+        for node in (*self.nodes, *self.guests):
+            node.tell(signal.SIGKILL)
         for node in (*self.nodes, *self.guests):
             node.kill()  # what it would do on the way out is no part of these tests
         try:

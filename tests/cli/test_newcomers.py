@@ -1,23 +1,62 @@
-"""What docs/NEWCOMERS.md shows is what comes back: typed on a real market, mistakes included."""
+"""What the pages show is what comes back: typed on a real market, mistakes included."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import pytest
 
 from scripts import newcomers
+from tests.cli import shown
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What went wrong in the newcomers' market: of their page, and of all other pages."""
+
+    typed: list[str]
+    shown: list[str]
+
+
+@pytest.fixture(scope="module")
+def hour(tmp_path_factory: pytest.TempPathFactory) -> Hour:
+    """One market for both: the newcomers type their page, then all other commands are run there."""
+    wrong: list[str] = []
+    home = tmp_path_factory.mktemp("anybody")
+    _, problems = newcomers.perform(
+        newcomers.PAGE.read_text(),
+        write=False,
+        guest=lambda people: wrong.extend(shown.run_all(people, home)),
+    )
+    return Hour(problems, wrong)
+
+
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="a provider needs root"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.chain
 @pytest.mark.sandbox
-@pytest.mark.skipif(
-    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="a provider needs root"
-)
-def test_every_word_of_it_is_true() -> None:
-    _, problems = newcomers.perform(newcomers.PAGE.read_text(), write=False)
-    assert problems == []
+@needs_root
+def test_every_word_of_it_is_true(hour: Hour) -> None:
+    assert hour.typed == []
+
+
+@pytest.mark.slow
+@pytest.mark.chain
+@pytest.mark.sandbox
+@needs_root
+def test_every_command_of_the_other_pages_works(hour: Hour) -> None:
+    assert hour.shown == []
+
+
+def test_every_command_that_is_shown_is_run_somewhere() -> None:
+    assert shown.unmapped() == []
+    assert len(shown.shown()) > 40
+    print("not run here:", *(f"  {one}: {why}" for one, why in shown.NOT_HERE.items()), sep="\n")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ SUITE: Final = (
     "not docker and not podman and not remapped and (runc or (crun and not lifecycle) or fit or "
     "test_cgroups or outlives or shim_was_killed or starter_killed)",
 )
+UNDER_SYSTEMD: Final = ("unit", "market")
 PYTEST: Final = (".venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", "-v", "--color=no")
 
 
@@ -44,7 +45,7 @@ def main() -> int:
     if given.kind == "suite":
         command = shlex.join([*PYTEST, *(arguments or SUITE)])
     elif given.kind == "systemd":
-        command = ".venv/bin/python -m tests.guest.unit"
+        command = " && ".join(f".venv/bin/python -m tests.guest.{one}" for one in UNDER_SYSTEMD)
     else:
         command = " ".join(arguments)
     systemd = given.systemd or given.kind == "systemd"

@@ -37,6 +37,7 @@ MODULES: Final = (
     "drivers/virtio/virtio_pci.ko",
     "drivers/block/virtio_blk.ko",
     "drivers/block/loop.ko",
+    "drivers/net/tun.ko",
     "fs/fuse/fuse.ko",
     "fs/fuse/virtiofs.ko",
     "fs/overlayfs/overlay.ko",
@@ -130,6 +131,7 @@ def _make_disk(folder: Path, guest: Guest) -> None:
         "PYTHONDONTWRITEBYTECODE": "1",
         "GRIDSOUK_BASE_IMAGE": "/guest/base.tar",
         "GRIDSOUK_SLOWNESS": str(SLOWNESS),
+        "ANVIL": os.environ.get("ANVIL", "anvil"),
         "GUEST_SYSTEMD": "yes" if guest.systemd else "",
     }
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]

@@ -253,11 +253,11 @@ class SimSandbox:
             raise SandboxError("the job has no network interface")
         if "greet" in work.workspace.manifest.command.split():
             work.sending.append(udp(work.workspace.address, address(1), b"hello"))
-        work.held = True
+        work.held, interface = True, SimInterface(work, self._now)
         try:
-            yield SimInterface(work, self._now)
+            yield interface
         finally:
-            work.held = False
+            work.held, interface.closed = False, True
 
     @asynccontextmanager
     async def execute(
@@ -342,6 +342,7 @@ class SimInterface:
     def __init__(self, work: SimWork, now: Callable[[], UnixTime]) -> None:
         self._work = work
         self._now = now
+        self.closed = False
 
     async def receive(self) -> bytes:
         """The next, once there is one."""
@@ -351,12 +352,14 @@ class SimInterface:
 
     def receive_nowait(self) -> bytes | None:
         """The next, if there is one."""
-        if self._work.observed(self._now()).state is not RunState.RUNNING:
+        if self.closed or self._work.observed(self._now()).state is not RunState.RUNNING:
             raise SandboxError("the job is gone")
         return self._work.sending.pop(0) if self._work.sending else None
 
     def send(self, packet: bytes) -> None:
         """Heard."""
+        if self.closed:
+            raise SandboxError("the interface was let go")
         self._work.heard.append(packet)
 
 

@@ -126,3 +126,20 @@ async def test_a_slowed_unit_is_told_of_and_keeps_its_job(autojump_clock: MockCl
         for machine in (working, buyer):
             told = [one.text for one in machine.journal.everything() if one.kind == "Slowed"]
             assert told == ["a GPU of it is slowed down: too hot", "at full speed again"]
+
+
+async def test_nothing_is_started_on_a_unit_that_is_lost(autojump_clock: MockClock) -> None:
+    async with open_world(101) as world:
+        sellers, buyer = await market(world, MILLION)
+        job_id = await world.submit(buyer, "work 20")
+        while world.job(buyer, job_id).state is not JobState.STARTING:
+            await trio.sleep(0.1)
+        sellers[0].lose(0)
+        while len(world.job(buyer, job_id).history) < 4:
+            await trio.sleep(0.5)
+        assert world.job(buyer, job_id).reason == WHY
+        assert not any(sellers[0].sandbox.ran.values())
+        sellers[0].devices.ill.clear()
+        job = await world.until_over(buyer, job_id, 200)
+        assert job.state is JobState.SUCCEEDED
+        assert world.ledger.burned == 0

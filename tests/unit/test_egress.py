@@ -126,6 +126,9 @@ async def test_a_question_without_an_end_is_not_waited_for() -> None:
 
 def test_a_proxy_is_named_only_to_jobs_that_have_one() -> None:
     assert egress_envs(BASE) == ()
+    assert egress_envs(BASE, 2) == ()
+    in_gang = {e.name: e.value for e in egress_envs(replace(BASE, egress=(SOLD,)), 2)}
+    assert in_gang["NO_PROXY"] == "localhost,127.0.0.1,10.77.0.1,10.77.0.2"
     told = egress_envs(replace(BASE, egress=(SOLD,), envs=(Env("HTTPS_PROXY", "mine"),)))
     assert Env("https_proxy", "http://127.0.0.1:3128") in told
     assert all(env.name != "HTTPS_PROXY" for env in told)

@@ -89,3 +89,12 @@ def test_mounts_cgroups_loops_namespaces_and_links(machine: Path) -> None:
 )
 def test_the_checkout_itself_is_not_a_leftover(path: str, ours: bool) -> None:
     assert has_our_name(Path(path), REPOSITORY) is ours
+
+
+def test_a_scope_is_one_and_the_slice_that_systemd_keeps_is_none(machine: Path) -> None:
+    groups = machine / "sys/fs/cgroup/gridsouk.slice"
+    groups.mkdir()
+    assert lines(machine) == []
+    write(groups / "gridsouk:node:job-1:0.scope/cgroup.procs", "5\n")
+    found = "cgroup   /sys/fs/cgroup/gridsouk.slice/gridsouk:node:job-1:0.scope  1 processes"
+    assert lines(machine) == [found]

@@ -38,6 +38,7 @@ class AddressBook:
         self._path = path
         self._entries: dict[bytes, Entry] = {}
         self._changed = False
+        self.has_news = False  # a place where a peer was reached that the file does not have
 
     def addresses(self, peer: bytes) -> tuple[str, ...]:
         """Where this peer may be reached, best first; empty if unknown."""
@@ -51,6 +52,7 @@ class AddressBook:
     def reached(self, peer: bytes, address: str, now: UnixTime) -> None:
         """The peer was reached there: from now on its first address."""
         known = tuple(one for one in self.addresses(peer) if one != address)
+        self.has_news |= self.addresses(peer)[:1] != (address,)
         self._put(peer, Entry((address, *known)[:ADDRESSES_PER_PEER_MAX], now))
 
     def heard_of(self, peer: bytes, address: str) -> None:
@@ -77,7 +79,7 @@ class AddressBook:
         """Write the file, in one step, if anything changed."""
         if self._path is None or not self._changed:
             return
-        self._changed = False
+        self._changed = self.has_news = False
         text = json.dumps(
             {
                 key.hex(): {"addresses": entry.addresses, "seen": entry.seen}

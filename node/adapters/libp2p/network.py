@@ -80,6 +80,7 @@ class Network:
         self._reaching = Reaching(
             config, self._host, self._peers, self._book, clock,
             learned=learned, ask=self._ask_dial_back, denied=self._denied, strike=self._strike,
+            rejoin=self._pubsub.ensure_peer_stream,
         )  # fmt: skip
         self._keeper = PeerKeeper(
             me=self.key,

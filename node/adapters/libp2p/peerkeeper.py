@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 _ASK_EVERY_S = 30.0
 _SAVE_EVERY_S = 30.0
+_NEWS_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,9 @@ class PeerKeeper:
                     nursery.start_soon(self._try, key)
                 if self._lacking() > 0 and self._peers:
                     nursery.start_soon(self._ask_around)
-                if trio.current_time() - saved_at > _SAVE_EVERY_S:
+                # Killed without a word, a node finds its peers again by this.
+                every_s = _NEWS_S if self._book.has_news else _SAVE_EVERY_S
+                if trio.current_time() - saved_at > every_s:
                     saved_at = trio.current_time()
                     await self._book.save()
                 await trio.sleep(self._interval_s)

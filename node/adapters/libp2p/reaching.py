@@ -1,6 +1,6 @@
 """Reaching: how this node is reached, and how it reaches others: directly, or through relays.
 
-Puts together dial-back, reservations, relay and dialler. Knows no topic and no keeper of peers.
+Puts together dial-back, reservations, relay, dialler and shortcut. Knows no topic.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from node.adapters.libp2p.identity import format_address, key_of, parse_address,
 from node.adapters.libp2p.peers import Peers
 from node.adapters.libp2p.relay import Relay
 from node.adapters.libp2p.reservations import Reservations
+from node.adapters.libp2p.shortcut import Shortcut
 from node.ports import Clock, Reach
 
 log = structlog.get_logger(__name__)
 
 
 class Reaching:
-    """The four of one host."""
+    """The five of one host."""
 
     def __init__(
         self,
@@ -42,10 +43,12 @@ class Reaching:
         ask: Callable[[bytes, bytes, float], Awaitable[bytes]],
         denied: Callable[[bytes], bool],
         strike: Callable[[bytes, float], None],
+        rejoin: Callable[[Any], Awaitable[Any]],
     ) -> None:
         """`learned` is kept to the addresses that this node has beside those it listens on.
 
-        `ask` puts a dial-back to a peer; `strike` takes PeerId bytes and points.
+        `ask` puts a dial-back to a peer; `strike` takes PeerId bytes and points; `rejoin` opens
+        gossip with a PeerId again.
         """
         self._learned = learned
         self._config = config
@@ -69,6 +72,7 @@ class Reaching:
             offered=self._relaying, strike=strike, bytes_per_s=config.relay_bytes_per_s,
         )  # fmt: skip
         host.set_stream_handler(HOP, self._relay.serve)
+        self._shortcut = Shortcut(host, peers, book, clock, rejoin)
         self.dial = Dialler(host, peers, book, self._reservations, clock, denied).dial
         self.tell = self._dial_back.tell
 
@@ -76,6 +80,7 @@ class Reaching:
         """Find out how we are reached, and see to it, until the nursery is cancelled."""
         nursery.start_soon(self._dial_back.run, self._config.keeper_interval_s)
         nursery.start_soon(self._reservations.run, self._config.keeper_interval_s)
+        nursery.start_soon(self._shortcut.run, self._config.keeper_interval_s)
 
     def reach(self) -> Reach:
         """Whether others can dial this node, and through which relays if they cannot."""

@@ -27,6 +27,7 @@ from market.errors import SandboxError
 from market.limits import CHUNK_BYTES
 from node.adapters.oci import bundle
 from node.adapters.oci.cgroups import send_signal
+from node.adapters.oci.launch import environment
 from node.adapters.oci.settings import WorkPaths
 from node.ports import Execution, Stream, Terminal
 
@@ -286,7 +287,7 @@ async def _typed(command: list[str], complaints: Path, terminal: Terminal) -> _T
 
 
 async def _open(command: list[str], end: int) -> trio.Process:
-    options: dict[str, Any] = {"stdin": end, "stdout": end, "stderr": end}
+    options: dict[str, Any] = {"stdin": end, "stdout": end, "stderr": end, "env": environment()}
     try:
         # A session of its own: keys typed at the node's terminal are not for this program.
         return await trio.lowlevel.open_process(command, start_new_session=True, **options)

@@ -84,6 +84,7 @@ def launch(
     with (paths.state / "shim.err").open("ab") as errors:
         shim = subprocess.Popen(
             command,
+            env=environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -111,6 +112,15 @@ def launch(
         shim.stdin.flush()
         if not _hear(shim.stdout.fileno(), settings.start_timeout_s).get("started"):
             raise SandboxError("the job's shim ended before the job began")
+
+
+def environment() -> dict[str, str]:
+    """For whoever makes or enters a container: nothing of the node's.
+
+    Of a node that systemd started it would inherit NOTIFY_SOCKET, and runc then wants to mount that
+    into the job's read-only root.
+    """
+    return {"PATH": os.environ.get("PATH", os.defpath)}
 
 
 def shim_command(spec: Path, module: str) -> list[str]:

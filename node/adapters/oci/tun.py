@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from market.errors import SandboxError
-from market.overlay import DEVICE, MTU, PREFIX_LENGTH
+from market.overlay import DEVICE, MTU, PREFIX_LENGTH, address
 from node.adapters.oci.connect import inside
 from node.ports import GANG_NETWORK, Check
 
@@ -36,9 +36,9 @@ _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def make(pid: int, address: str) -> None:
+def make(pid: int, place: str) -> None:
     """Give the process's network the interface with that IPv4 address. SandboxError. Blocking."""
-    inside(pid, lambda: _make(address))
+    inside(pid, lambda: _make(place))
 
 
 @asynccontextmanager
@@ -47,18 +47,17 @@ async def hold(pid: int) -> AsyncIterator[TunInterface]:
     names = await trio.to_thread.run_sync(_devices, pid)
     if DEVICE not in names:
         raise SandboxError("the job has no network interface", hint="only a gang's nodes have one")
-    descriptor = await trio.to_thread.run_sync(inside, pid, _attach)
+    interface = TunInterface(await trio.to_thread.run_sync(inside, pid, _attach))
     try:
-        yield TunInterface(descriptor)
+        yield interface
     finally:
-        trio.lowlevel.notify_closing(descriptor)
-        os.close(descriptor)
+        interface.close()
 
 
-def check() -> Check:
+def check(control: str = CONTROL) -> Check:
     """Whether this machine can make such an interface; tried in a network of its own. Blocking."""
     try:
-        _tried()
+        _tried(control)
     except (OSError, SandboxError) as problem:
         sentence = f"no interface can be made ({problem}): gangs are not answered"
         return Check(GANG_NETWORK, False, False, sentence, _FIX)
@@ -70,6 +69,12 @@ class TunInterface:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let it go. Whoever still has this must not meet another file under the same number."""
+        descriptor, self._descriptor = self._descriptor, -1
+        trio.lowlevel.notify_closing(descriptor)
+        os.close(descriptor)
 
     async def receive(self) -> bytes:
         """The next packet of the job."""
@@ -107,8 +112,8 @@ def _devices(pid: int) -> frozenset[str]:
     return frozenset(line.partition(":")[0].strip() for line in lines[2:])
 
 
-def _attach() -> int:
-    descriptor = os.open(CONTROL, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+def _attach(control: str = CONTROL) -> int:
+    descriptor = os.open(control, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         fcntl.ioctl(descriptor, _TUNSETIFF, _request("H", _IFF_TUN | _IFF_NO_PI))
     except OSError:
@@ -117,16 +122,16 @@ def _attach() -> int:
     return descriptor
 
 
-def _make(address: str) -> None:
-    descriptor = _attach()
+def _make(place: str, control: str = CONTROL) -> None:
+    descriptor = _attach(control)
     try:
         fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
         with suppress(OSError):  # a kernel without IPv6; what it would say is dropped anyway
             Path(f"/proc/sys/net/ipv6/conf/{DEVICE}/disable_ipv6").write_text("1")
         mask = socket.inet_ntoa((0xFFFFFFFF << 32 - PREFIX_LENGTH & 0xFFFFFFFF).to_bytes(4, "big"))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-            fcntl.ioctl(asking, _SIOCSIFADDR, _request("16s", _place(address)))
-            fcntl.ioctl(asking, _SIOCSIFNETMASK, _request("16s", _place(mask)))
+            fcntl.ioctl(asking, _SIOCSIFADDR, _request("16s", _sockaddr(place)))
+            fcntl.ioctl(asking, _SIOCSIFNETMASK, _request("16s", _sockaddr(mask)))
             fcntl.ioctl(asking, _SIOCSIFMTU, _request("i", MTU))
             fcntl.ioctl(asking, _SIOCSIFFLAGS, _request("h", _IFF_UP | _IFF_RUNNING | _IFF_NOARP))
     finally:
@@ -138,12 +143,12 @@ def _request(form: str, value: object) -> bytes:
     return struct.pack(f"16s{form}", DEVICE.encode(), value).ljust(40, b"\0")
 
 
-def _place(address: str) -> bytes:
+def _sockaddr(place: str) -> bytes:
     """struct sockaddr_in."""
-    return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(address))
+    return struct.pack("HH4s8x", socket.AF_INET, 0, socket.inet_aton(place))
 
 
-def _tried() -> None:
+def _tried(control: str) -> None:
     """Make one in a network that is gone again with the thread that made it."""
     problems: list[OSError] = []
 
@@ -152,7 +157,7 @@ def _tried() -> None:
             if _libc.unshare(_CLONE_NEWNET) < 0:
                 code = ctypes.get_errno()
                 raise OSError(code, os.strerror(code))
-            _make("10.77.0.1")
+            _make(address(0), control)
         except OSError as problem:
             problems.append(problem)
 

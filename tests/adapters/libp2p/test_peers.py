@@ -176,7 +176,10 @@ async def test_the_book_keeps_what_was_reached_first(tmp_path: Path) -> None:
     book.heard_of(key(1), address(1, 1))
     book.reached(key(1), address(1, 2), UnixTime(5.0))
     assert book.addresses(key(1)) == (address(1, 2), address(1, 1))
+    assert book.has_news
     await book.save()
+    book.reached(key(1), address(1, 2), UnixTime(9.0))
+    assert not book.has_news, "that it is still there can wait"
     again = AddressBook(path)
     await again.load()
     assert again.addresses(key(1)) == (address(1, 2), address(1, 1))

@@ -48,6 +48,12 @@ async def echo(peer: bytes, data: bytes) -> bytes:
     return data
 
 
+async def echo_frames(channel: Channel) -> None:
+    """Send back what comes."""
+    while (frame := await channel.receive()) is not None:
+        await channel.send(frame)
+
+
 async def sheltered(networks: World, number: int, *relays: Network) -> Network:
     """A network that listens nowhere and has reservations at these relays."""
     known = tuple(relay.addresses()[0] for relay in relays)
@@ -117,6 +123,30 @@ async def test_when_the_relay_goes_the_next_one_is_taken(networks: World) -> Non
     assert await one.request(other.key, b"after", timeout_s=20) == b"after"
     assert second.statistics()["relay_circuits"] == 1
     assert all(format_address("", second.key) in address for address in one.addresses())
+
+
+async def test_a_direct_connection_replaces_the_relayed_one(networks: World) -> None:
+    """The hidden one is called through its relay, and dials the caller back; nothing is lost."""
+    relay = await networks.alone(0, reachable=True)
+    hidden = await sheltered(networks, 1, relay)
+    caller = await networks.alone(2, bootstrap=relay.addresses(), reachable=True, min_peers=1)
+    hidden.answer(echo)
+    hidden.accept("echo", echo_frames)
+    hidden._keeper._min_peers = 0  # it would dial by itself, for company
+    await until(lambda: relay.address(caller.key) != "")
+    async with caller.open(hidden.key, "echo") as channel:
+        assert [info.relayed for info in caller.peers() if info.peer == hidden.key] == [True]
+        hidden._book.heard_of(caller.key, relay.address(caller.key))
+        await until(lambda: not any(info.relayed for info in (*caller.peers(), *hidden.peers())))
+        await channel.send(b"still here")
+        assert await channel.receive() == b"still here"
+        assert relay.statistics()["relay_circuits"] == 1
+    await until(lambda: relay.statistics()["relay_circuits"] == 0)
+    assert await caller.request(hidden.key, b"direct", timeout_s=5) == b"direct"
+    await until(lambda: peer_id(hidden.key) in caller._pubsub.peers)
+    await meshed(caller, hidden)
+    await caller.publish("offers", b"hello")
+    assert [heard.data for heard in await hear(hidden, 1)] == [b"hello"]
 
 
 async def test_a_relay_connects_to_nobody_without_a_reservation(networks: World) -> None:

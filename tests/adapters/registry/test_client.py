@@ -107,6 +107,25 @@ async def test_a_name_and_a_password_are_read_from_their_file(tmp_path: Path) ->
                 assert await port.manifest(reference) == MANIFEST
 
 
+@pytest.mark.parametrize("mode", ["token", "basic"])
+async def test_credentials_are_not_for_the_jobs_of_others(mode: str, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("s3cret\n")
+    with serving(Registry(auth=mode, users={"ann": "s3cret"})) as registry:
+        async with client(registry, username="ann", password_file=file) as (port, reference):
+            assert await port.manifest(reference) == MANIFEST
+            theirs = port.for_others()
+            assert theirs.is_open(reference)
+            with pytest.raises(RefusedError, match=r"does not let us have|wants a name"):
+                await theirs.manifest(reference)
+            with pytest.raises(RefusedError):
+                await whole(theirs, reference, LAYER_DIGEST)
+        async with client(
+            registry, username="ann", password_file=file, for_jobs=True
+        ) as (port, reference):  # fmt: skip
+            assert await port.for_others().manifest(reference) == MANIFEST
+
+
 async def test_credentials_do_not_follow_a_redirect(tmp_path: Path) -> None:
     (tmp_path / "password").write_text("s3cret")
     with serving() as cdn, serving(Registry(auth="basic", users={"ann": "s3cret"})) as registry:

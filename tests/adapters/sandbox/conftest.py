@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -48,17 +49,30 @@ def driver_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engines() -> Iterator[Engines]:
-    """The socket of an engine, started when it is first asked for."""
-    found: dict[str, Path] = {}
-    with ExitStack() as stack:
+    """The socket of an engine. All are started when the first is asked for, side by side."""
+    coming: dict[str, Future[tuple[ExitStack, Path]]] = {}
+
+    def start(kind: str) -> tuple[ExitStack, Path]:
+        stack = ExitStack()
+        try:
+            folder = stack.enter_context(engine_folder())
+            return stack, stack.enter_context(engine(kind, folder))
+        except BaseException:
+            stack.close()
+            raise
+
+    with ThreadPoolExecutor(len(ENGINES)) as threads:
 
         def ask(kind: str) -> Path:
-            if kind not in found:
-                folder = stack.enter_context(engine_folder())
-                found[kind] = stack.enter_context(engine(kind, folder))
-            return found[kind]
+            for each in ENGINES:
+                if each not in coming and not missing_for(each):
+                    coming[each] = threads.submit(start, each)
+            return coming[kind].result()[1]
 
         yield ask
+        begun = [one.result()[0] for one in coming.values() if not one.exception()]
+        for closing in [threads.submit(stack.close) for stack in begun]:
+            closing.result()
 
 
 async def open_driver(

@@ -137,8 +137,9 @@ class Driver:
 
     async def scrub(self) -> None:
         """Remove every job this driver was given."""
-        for work_id in self._works:
-            await self.sandbox.scrub(work_id)
+        async with trio.open_nursery() as nursery:
+            while self._works:
+                nursery.start_soon(self.sandbox.scrub, self._works.pop())
 
 
 async def ended(sandbox: Sandbox, work_id: str) -> Observed:

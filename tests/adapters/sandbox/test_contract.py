@@ -9,8 +9,9 @@ import pytest
 from market.terms import Artifact
 from node.ports import Blobs, Observed, Sandbox, Workspace
 from tests.adapters import contract_sandbox
-from tests.adapters.contract_sandbox import CONTRACT, LITTER_FILES, Behaviour, Law
+from tests.adapters.contract_sandbox import ALONE, CONTRACT, LITTER_FILES, Behaviour, Law
 from tests.adapters.sandbox.harness import Driver, ended
+from tests.adapters.sandbox.together import Question, together
 
 pytestmark = pytest.mark.sandbox
 
@@ -112,12 +113,22 @@ class ContainerBench:
         await self.driver.wait_log(work_id, text.decode())
 
 
-@pytest.mark.parametrize("law", CONTRACT, ids=lambda law: law.__name__)
-async def test_contract(each_driver: Driver, law: Law) -> None:
-    await law(ContainerBench(each_driver))
+def asked(law: Law) -> tuple[str, Question]:
+    """A law as a question to a driver."""
+    return law.__name__, lambda driver: law(ContainerBench(driver))
 
 
-@pytest.mark.parametrize("law", WITH_OTHER_IDS, ids=lambda law: law.__name__)
+async def test_contract(each_driver: Driver) -> None:
+    for law in ALONE:
+        await law(ContainerBench(each_driver))
+        await each_driver.scrub()
+    await together(each_driver, [asked(law) for law in CONTRACT if law not in ALONE])
+
+
 @pytest.mark.parametrize("each_driver", ["remapped"], indirect=True)
-async def test_a_docker_that_remaps_users(each_driver: Driver, law: Law) -> None:
-    await law(ContainerBench(each_driver))
+async def test_a_docker_that_remaps_users(each_driver: Driver) -> None:
+    for law in WITH_OTHER_IDS:
+        if law in ALONE:
+            await law(ContainerBench(each_driver))
+            await each_driver.scrub()
+    await together(each_driver, [asked(law) for law in WITH_OTHER_IDS if law not in ALONE])

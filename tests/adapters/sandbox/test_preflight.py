@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
 from market.errors import SandboxError
-from node.adapters.oci import bundle, doctor, preflight
+from node.adapters.oci import bundle, doctor, preflight, tun
 from node.adapters.oci.doctor import Attempt
 from node.adapters.oci.runtime import OciRuntime, need
 from node.adapters.oci.settings import OciSettings
-from node.ports import Check
+from node.ports import GANG_NETWORK, Check
 from tests.adapters.sandbox.harness import Driver
 
 
@@ -30,9 +31,23 @@ async def test_this_machine_is_fit(driver: Driver) -> None:
     checks = await driver.sandbox.preflight()
     assert failed(checks) == {}
     names = [check.name for check in checks]
-    assert {"root", "control groups", "seccomp", "disk quota"} <= set(names)
+    assert {"root", "control groups", "seccomp", "disk quota", GANG_NETWORK} <= set(names)
     assert sum(name.startswith("escape ") for name in names) == len(doctor.CLASSES) - 1
     assert await driver.sandbox.works() == ()
+
+
+@pytest.mark.sandbox
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make an interface")
+def test_a_machine_without_tun_sells_all_but_gangs(tmp_path: Path) -> None:
+    names = {name for _, name in socket.if_nameindex()}
+    assert tun.check().ok
+    assert {name for _, name in socket.if_nameindex()} == names, "it was tried elsewhere"
+    (tmp_path / "tun").touch()
+    for control in (tmp_path / "nothing", tmp_path / "tun"):
+        check = tun.check(str(control))
+        assert (check.name, check.ok, check.critical) == (GANG_NETWORK, False, False)
+        assert "gangs are not answered" in check.sentence
+        assert "modprobe tun" in check.fix
 
 
 async def test_a_runtime_that_is_not_there_is_named(tmp_path: Path) -> None:

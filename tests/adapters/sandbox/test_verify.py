@@ -19,6 +19,7 @@ from tests.adapters.sandbox.harness import Driver, NoGpus, ended
 
 pytestmark = pytest.mark.sandbox
 
+ROOT = Path(__file__).resolve().parents[3]
 LIAR = """#!{python} -IS
 import json, os, sys
 arguments = sys.argv[1:]
@@ -49,6 +50,14 @@ LIES = {
     "the machine's network": (
         "linux['namespaces'] = [n for n in linux['namespaces'] if n['type'] != 'network']",
         "net namespace",
+    ),
+    "a way out of its network": (
+        "code = 'import json, sys; sys.path.insert(0, sys.argv[1]); '"
+        "       'from node.adapters.oci.tun import make; '"
+        "       'make(json.load(sys.stdin)[\\'pid\\'], \\'10.9.9.9\\')'; "
+        f"config['hooks'] = dict(createRuntime=[dict(path={sys.executable!r}, "
+        f"args=[{sys.executable!r}, '-c', code, {str(ROOT)!r}])])",
+        "a route leads to souk0",
     ),
     "another range": (
         "[m.update(hostID=900000) for m in linux['uidMappings']]; "

@@ -1,7 +1,7 @@
 // Pieces that every page shares: errors, panels, tiles, dialogs, messages, copying, loading.
 import { html, signal, useEffect, useRef, useState } from '../vendor/ui.js';
 import { ask, link } from './api.js';
-import { ago, price, short, span } from './format.js';
+import { price, short } from './format.js';
 
 export const token = signal('');
 export const decimals = signal(6);
@@ -89,12 +89,6 @@ export const Tx = ({ hash }) => (explorer.value
   ? html`<a href=${`${explorer.value.replace(/\/$/, '')}/tx/${hash}`} target="_blank" rel="noreferrer noopener"><code>${short(hash, 8, 4)}</code></a>`
   : html`<${Copy} text=${hash}><code title=${`${hash} (this chain has no explorer)`}>${short(hash, 8, 4)}</code><//>`);
 
-export const Age = ({ at, good = 60, bad = 300, now }) => {
-  const seconds = now - at;
-  const kind = seconds < good ? 'good' : seconds < bad ? 'warn' : 'bad';
-  return html`<span class="row nowrap"><span class=${`dot ${kind}`}></span>${ago(at, now)}</span>`;
-};
-
 export const Meter = ({ share, label, kind = '' }) => html`
   <div class=${`meter ${kind}`} role="img" aria-label=${label}><span style=${{ width: `${Math.max(0, Math.min(1, share)) * 100}%` }}></span></div>`;
 
@@ -161,4 +155,3 @@ export function Histogram({ prices, cap, mine, onCap, label }) {
   </div>`;
 }
 
-export { span };

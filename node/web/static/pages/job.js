@@ -2,7 +2,7 @@
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/ui.js';
 import { ask, link, news, post } from '../lib/api.js';
 import { ago, bytes, money, percent, plural, price, short, span, time, when } from '../lib/format.js';
-import { Age, Ask, Copy, Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, say, status, token, useAsk, useNow } from '../lib/parts.js';
+import { Ask, Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, say, status, token, useAsk, useNow } from '../lib/parts.js';
 import { State, cap, timeLeft } from './jobs.js';
 
 export default function Job({ path }) {

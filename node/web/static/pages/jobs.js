@@ -1,8 +1,8 @@
 // My jobs: what runs, what ran, what it cost.
-import { html, useEffect } from '../vendor/ui.js';
+import { html } from '../vendor/ui.js';
 import { news } from '../lib/api.js';
-import { ago, money, percent, plural, short, span, when } from '../lib/format.js';
-import { Empty, Loading, Meter, Panel, Tile, Tiles, Trouble, token, useAsk, useNow } from '../lib/parts.js';
+import { ago, money, plural, short, span, when } from '../lib/format.js';
+import { Copy, Empty, Loading, Panel, Tile, Tiles, Trouble, token, useAsk, useNow } from '../lib/parts.js';
 import { go, place } from '../app.js';
 
 export const STATES = {
@@ -41,6 +41,6 @@ export default function Jobs() {
         <td class="num"><${Left} job=${job} now=${now} /></td>
         <td class="num soft">${!job.over && job.last_heard ? ago(job.last_heard, now) : '–'}</td>
         <td class="num soft">${when(job.created)}</td></tr>`)}</tbody></table></div>`
-    : html`<${Empty} title=${data.length ? 'None of them' : 'No job yet'}><p>${data.length ? 'Choose another view.' : html`<a href="/new">Write one here</a>, or hand in a file: <code>souk run job.yaml</code>`}</p><//>`}<//>`;
+    : html`<${Empty} title=${data.length ? 'None of them' : 'No job yet'}>${data.length ? html`<p>Choose another view.</p>` : html`<p>Say what to run and what it may cost; the market does the rest.</p><p><a class="button primary" href="/new">Write a job</a></p><p class="small">From a file: <${Copy} text="souk run job.yaml"><code>souk run job.yaml</code><//></p>`}<//>`}<//>`;
 }
 export const cap = (job) => (Number(job.max_price_per_hour) * (job.units || 1) * (job.nodes || 1) * job.max_duration_s) / 3600;

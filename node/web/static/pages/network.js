@@ -1,7 +1,6 @@
 // Network: who is connected, what gossip carries, how fresh the table of offers is.
 import { html, useEffect, useRef, useState } from '../vendor/ui.js';
-import { news } from '../lib/api.js';
-import { ago, bytes, count, percent, plural, short, span, when } from '../lib/format.js';
+import { ago, bytes, count, percent, plural, short, span } from '../lib/format.js';
 import { Empty, Facts, Id, Loading, Panel, Tile, Tiles, Trouble, useAsk, useNow } from '../lib/parts.js';
 
 // Counters of two looks, as rates; null before the second look.

@@ -1,9 +1,9 @@
 // New job: the CLI's own file beside a form, what the market would answer, and the way to run it.
 import { html, useEffect, useMemo, useRef, useState } from '../vendor/ui.js';
 import { ask, news, post } from '../lib/api.js';
-import { bytes, fromBase, gib, money, percent, plural, price, short, span, toBase } from '../lib/format.js';
-import { Copy, Empty, Facts, Loading, Panel, Price, Trouble, decimals, say, status, token, useAsk } from '../lib/parts.js';
-import { account, chain, deposit, send, toChain } from '../lib/wallet.js';
+import { bytes, fromBase, money, plural, price, short, span, toBase } from '../lib/format.js';
+import { Copy, Facts, Panel, Price, Trouble, decimals, say, status, token, useAsk } from '../lib/parts.js';
+import { account, deposit, send } from '../lib/wallet.js';
 import { edit, write } from '../lib/yaml.js';
 import { go, place } from '../app.js';
 import { offers, useOffers } from './market.js';

@@ -1,7 +1,7 @@
 // Provider: the machine, what it sells, who waits, what it earned and what was taken.
 import { html, useEffect, useMemo, useState } from '../vendor/ui.js';
 import { news, post } from '../lib/api.js';
-import { ago, count, money, percent, plural, price, short, span, time, toBase, when } from '../lib/format.js';
+import { count, money, percent, plural, price, short, span, time, toBase, when } from '../lib/format.js';
 import { Ask, Copy, Empty, Facts, Histogram, Id, Loading, Panel, Tile, Tiles, Trouble, Tx, decimals, say, token, useAsk, useNow } from '../lib/parts.js';
 import { useOffers } from './market.js';
 

@@ -1,8 +1,8 @@
 // Wallet: connect, sign in, deposit, authorise, withdraw, stake. The key stays in the wallet.
 import { html, useEffect, useState } from '../vendor/ui.js';
-import { link, news } from '../lib/api.js';
+import { news } from '../lib/api.js';
 import { date, fromBase, money, short, toBase, when } from '../lib/format.js';
-import { Empty, Facts, Id, Loading, Meter, Panel, Tile, Tiles, Trouble, Tx, decimals, say, status, token, useAsk, useNow } from '../lib/parts.js';
+import { Facts, Id, Loading, Panel, Tile, Tiles, Trouble, Tx, decimals, status, token, useAsk, useNow } from '../lib/parts.js';
 import { account, chain, chosen, connect, deposit, disconnect, send, session, signIn, signOut, toChain, transactions, wallets } from '../lib/wallet.js';
 
 // Runs one thing at a time; what went wrong stays until the next try.
