@@ -126,7 +126,8 @@ reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
 {bounds.REQUESTS_PER_PEER_MAX} are in
   flight. A question for other peers has no payload, or the 32-byte key of the one that is looked
   for; its reply is a bare [`Known`](#known), which may be empty. "Dial me back" is a bare
-  [`TryMe`](#tryme), answered by [`Tried`](#tried). Neither is a duty: who does not know a kind answers {requests._FAILED}.
+  [`TryMe`](#tryme), answered by [`Tried`](#tried). Neither is a duty: who does not know
+  a kind answers {requests._FAILED}.
 - **Relays**: circuit relay v2, `{circuit.HOP}` and
   `{circuit.STOP}`, without vouchers. The address of a peer behind one is
   `/ip4/../tcp/../p2p/RELAY/p2p-circuit/p2p/PEER`. To use and to be one is no duty.
