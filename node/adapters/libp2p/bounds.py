@@ -43,6 +43,7 @@ CREDIT_WAIT_S: Final = 60.0  # yamux's own flow control; our readers never stall
 
 # Requests.
 REQUESTS_PER_PEER_MAX: Final = 32  # in flight, each way
+REQUEST_STREAMS_PER_PEER_MAX: Final = 16  # ours use one; others open one for each request
 ANSWER_S: Final = 60.0  # an answerer that takes longer has lost its asker long ago
 
 # Channels.
