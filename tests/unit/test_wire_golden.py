@@ -25,6 +25,7 @@ from market.messages import KINDS, Accept, Manifest, Quote, Wanted
 from market.signing import Domain, agreement_id, check_signer, seal, verify
 from market.units import UnixTime
 from node.adapters.libp2p import channel, requests
+from node.adapters.libp2p.dialback import Tried, TryMe
 from node.adapters.libp2p.peerkeeper import Known
 from tests.golden import wire
 
@@ -32,7 +33,8 @@ GOLDEN = json.loads(wire.FILE.read_text(encoding="utf-8"))
 NAMED: dict[str, type[Any]] = {
     **{name: value for room in (terms, messages) for name, value in vars(room).items()
        if isinstance(value, type)},
-    **KINDS, "Known": Known, "Certificate": Certificate, "Certified": Certified,
+    **KINDS, "Known": Known, "TryMe": TryMe, "Tried": Tried,
+    "Certificate": Certificate, "Certified": Certified,
 }  # fmt: skip
 NOW = UnixTime(int(GOLDEN["now_ms"]) / 1000)
 DOMAIN = Domain(
