@@ -164,6 +164,7 @@ async def test_a_relayed_peer_without_business_is_let_go(
         assert await channel.receive() == b"still here"
     await until(lambda: relay.statistics()["relay_circuits"] == 0)
     await until(lambda: {info.peer for info in (*one.peers(), *other.peers())} == {relay.key})
+    monkeypatch.undo()
     assert await one.request(other.key, b"again", timeout_s=5) == b"again"
 
 
