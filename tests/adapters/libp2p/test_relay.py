@@ -153,12 +153,14 @@ async def test_a_relayed_peer_without_business_is_let_go(
     networks: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not while a channel is open, however long nothing is asked."""
-    monkeypatch.setattr(shortcut, "RELAYED_UNUSED_S", 0.3)
     relay = await networks.alone(0, reachable=True)
     one, other = await sheltered(networks, 1, relay), await sheltered(networks, 2, relay)
     other.answer(echo)
     other.accept("echo", echo_frames)
     async with one.open(other.key, "echo") as channel:
+        await channel.send(b"here")
+        assert await channel.receive() == b"here"
+        monkeypatch.setattr(shortcut, "RELAYED_UNUSED_S", 0.3)
         await trio.sleep(1.0)
         await channel.send(b"still here")
         assert await channel.receive() == b"still here"
