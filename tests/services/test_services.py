@@ -238,7 +238,7 @@ async def _sees(stage: Stage, job: str, secret: str, registry: Registry) -> None
     offers = json.loads(stage.souk("offers", "--json").stdout)["offers"]
     assert all("127.0.0.1:" in offer["egress"][0] for offer in offers)
     images = [path for path, _, given in registry.asked if "/blobs/" in path and given]
-    assert len(images) == 2, "\n".join(map(str, registry.asked))  # its requester's node: configuration and layer, once
+    assert len(images) == 2, images  # its requester's node: configuration and layer, once
 
 
 def _wrong_ports(stage: Stage, job: str) -> None:
