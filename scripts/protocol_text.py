@@ -114,7 +114,9 @@ address that a peer claims is told to others if it is on the host that it connec
   StrictSign: `from` holds the publisher's Ed25519 key, `seqno` is 8 bytes, both together are the
   message's id, never used twice. Who publishes need not be the author of the envelope.
   Gossip only reaches who is there: say again what shall be known, and `sync` on connecting.
-- **Requests**: `{network.REQUESTS}`, one long-lived stream per peer and direction. Frames are
+- **Requests**: `{network.REQUESTS}`, one long-lived stream per peer and direction; we take
+  up to {bounds.REQUEST_STREAMS_PER_PEER_MAX} of a peer, and answer on those whose asker has ended \
+its side. Frames are
   `size (4) | kind (1) | id (8) | payload`, big-endian; `size` counts what follows it. Kinds:
   {requests.ASK} a message, {requests.ASK_PEERS} a question for other peers, {requests._REPLY} the \
 reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
@@ -122,10 +124,10 @@ reply, {requests._FAILED} not answered (the payload says why, in UTF-8),
   A reply has the id of its request, and replies come in any order. The payload of a message and of
   its reply is a sealing: a request's `to` is who is asked, a reply's who asked. At most \
 {bounds.REQUESTS_PER_PEER_MAX} are in
-  flight. A peer's new stream takes the place of the one before. A question for other peers has no
-  payload, or the 32-byte key of the one that is looked for; its reply is a bare
-  [`Known`](#known), which may be empty. "Dial me back" is a bare [`TryMe`](#tryme), answered by
-  [`Tried`](#tried); neither is a duty.
+  flight. A question for other peers has no payload, or the 32-byte key of the one that is looked
+  for; its reply is a bare [`Known`](#known), which may be empty. "Dial me back" is a bare
+  [`TryMe`](#tryme), answered by [`Tried`](#tried). Neither is a duty: who does not know
+  a kind answers {requests._FAILED}.
 - **Relays**: circuit relay v2, `{circuit.HOP}` and
   `{circuit.STOP}`, without vouchers. The address of a peer behind one is
   `/ip4/../tcp/../p2p/RELAY/p2p-circuit/p2p/PEER`. To use and to be one is no duty.

@@ -1,4 +1,4 @@
-// This peer against tests/golden/wire.json, byte for byte: node --test tests/foreign
+// This peer against tests/golden/wire.json, byte for byte: node --test tests/foreign/*.test.mjs
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'

@@ -37,8 +37,11 @@ class Stage:
 
     def souk(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """A command of the requester's."""
+        words = arguments[1:]  # what stands behind -- is for somebody else
+        cut = words.index("--") if "--" in words else len(words)
+        ours = ["--config", str(self.requester.config)]
         return subprocess.run(
-            [*souk(arguments[0]), *arguments[1:], "--config", str(self.requester.config)],
+            [*souk(arguments[0]), *words[:cut], *ours, *words[cut:]],
             capture_output=True, text=True, timeout=240, cwd=ROOT, check=False, **options,
         )  # fmt: skip
 
@@ -104,7 +107,7 @@ async def open_stage(
     """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
     sells = [
-        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra)
+        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra=extra)
         for n in range(1, providers + 1)
     ]
     buys = Member("requester", home / "requester", extra={"end": extra.get("end", "")})

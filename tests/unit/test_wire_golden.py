@@ -33,7 +33,8 @@ GOLDEN = json.loads(wire.FILE.read_text(encoding="utf-8"))
 NAMED: dict[str, type[Any]] = {
     **{name: value for room in (terms, messages) for name, value in vars(room).items()
        if isinstance(value, type)},
-    **KINDS, "Known": Known, "TryMe": TryMe, "Tried": Tried, "Certificate": Certificate, "Certified": Certified,
+    **KINDS, "Known": Known, "TryMe": TryMe, "Tried": Tried,
+    "Certificate": Certificate, "Certified": Certified,
 }  # fmt: skip
 NOW = UnixTime(int(GOLDEN["now_ms"]) / 1000)
 DOMAIN = Domain(

@@ -299,7 +299,10 @@ class LeanPubsub(Pubsub):  # type: ignore[misc]
             self.counts["duplicates"] += 1
             return
         author = peer_key(msg.from_id)
-        if author is None or not _authentic(msg, author):
+        if author is None:  # of another kind of key: others may let it in, and hand on what it says
+            self._limited(msg_forwarder)
+            return
+        if not _authentic(msg, author):
             self.counts["invalid"] += 1
             self._strike(msg_forwarder.to_bytes(), STRIKE_FORGED)
             return

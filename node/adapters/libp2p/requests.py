@@ -2,13 +2,15 @@
 
     size (4) | kind (1) | id (8) | payload               (size counts what follows it, big-endian)
 
-Ids pair replies with requests; the peer is whoever the connection's handshake proved it to be.
+Our own end keeps one stream for all it asks; a peer may use several, and end its side of each once
+it has asked. Ids pair replies with requests; the peer is whoever the connection's handshake proved
+it to be.
 """
 
 from __future__ import annotations
 
 import struct
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -17,10 +19,14 @@ import trio
 
 from market.errors import LimitError, UnreachableError
 from market.limits import ENVELOPE_BYTES_MAX
-from node.adapters.libp2p.bounds import ANSWER_S, REQUESTS_PER_PEER_MAX
+from node.adapters.libp2p.bounds import (
+    ANSWER_S,
+    REQUEST_STREAMS_PER_PEER_MAX,
+    REQUESTS_PER_PEER_MAX,
+)
 from node.adapters.libp2p.guard import discard
 from node.adapters.libp2p.identity import peer_key
-from node.adapters.libp2p.wire import Wire
+from node.adapters.libp2p.wire import EndedError, Wire
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +140,8 @@ class Requests:
         self._lines: dict[bytes, _Line] = {}
         self._opening: defaultdict[bytes, trio.Lock] = defaultdict(trio.Lock)
         self._slots: dict[bytes, trio.CapacityLimiter] = {}
-        self._serving: dict[bytes, trio.CancelScope] = {}
+        self._serving: defaultdict[bytes, deque[trio.CancelScope]] = defaultdict(deque)
+        self._answering: Counter[bytes] = Counter()  # over all the streams of a peer
 
     async def ask(self, peer: bytes, data: bytes, timeout_s: float, kind: int = ASK) -> bytes:
         """Raises UnreachableError, or LimitError if `data` is too large."""
@@ -161,18 +168,21 @@ class Requests:
             del self._opening[peer]
 
     async def serve(self, stream: Any) -> None:
-        """Answer a peer's requests on the stream it opened; its newest stream replaces others."""
+        """Answer a peer's requests on a stream that it opened; of too many the oldest gives way."""
         peer = peer_key(stream.muxed_conn.peer_id.to_bytes())
         assert peer is not None, "the guard accepts Ed25519 peers only"
-        older = self._serving.get(peer)
-        if older is not None:
-            older.cancel()
-        scope = self._serving[peer] = trio.CancelScope()
+        scope, scopes = trio.CancelScope(), self._serving[peer]
+        scopes.append(scope)
+        if len(scopes) > REQUEST_STREAMS_PER_PEER_MAX:
+            scopes.popleft().cancel()
+        wire = Wire(stream, self._counts)
         try:
             with scope:
-                await _Desk(Wire(stream, self._counts), peer, self._answers, self._counts).run()
+                await _Desk(wire, peer, self._answers, self._answering, self._counts).run()
         finally:
-            if self._serving.get(peer) is scope:
+            if scope in scopes:
+                scopes.remove(scope)
+            if not scopes and self._serving.get(peer) is scopes:
                 del self._serving[peer]
             await discard(stream)
 
@@ -201,29 +211,38 @@ class _Desk:
     """The answering end of one stream."""
 
     def __init__(
-        self, wire: Wire, peer: bytes, answers: dict[int, Answer], counts: Counter[str]
-    ) -> None:
+        self, wire: Wire, peer: bytes, answers: dict[int, Answer], answering: Counter[bytes],
+        counts: Counter[str],
+    ) -> None:  # fmt: skip
         self._wire = wire
         self._peer = peer
         self._answers = answers
+        self._answering = answering
         self._counts = counts
-        self._in_flight = 0
         self._replies, self._replies_end = trio.open_memory_channel[bytes](REQUESTS_PER_PEER_MAX)
 
     async def run(self) -> None:
-        """Until the stream ends."""
+        """Until the stream ends. A peer may have asked all it wants, and still wait for replies."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._write)
-                while True:
-                    kind, number, data = await _read_frame(self._wire)
-                    if self._in_flight >= REQUESTS_PER_PEER_MAX:
-                        await self._replies.send(_frame(_FAILED, number, b"too many at once"))
-                        continue
-                    self._in_flight += 1
-                    nursery.start_soon(self._answer, kind, number, data)
+                async with self._replies, trio.open_nursery() as answers:
+                    await self._read(answers)
+            await self._wire.finish()
         except* UnreachableError as problems:
             log.debug("desk closed", problem=repr(problems.exceptions[0]))
+
+    async def _read(self, answers: trio.Nursery) -> None:
+        try:
+            while True:
+                kind, number, data = await _read_frame(self._wire)
+                if self._answering[self._peer] >= REQUESTS_PER_PEER_MAX:
+                    await self._replies.send(_frame(_FAILED, number, b"too many at once"))
+                    continue
+                self._answering[self._peer] += 1
+                answers.start_soon(self._answer, kind, number, data)
+        except EndedError:
+            return
 
     async def _write(self) -> None:
         async for frame in self._replies_end:
@@ -245,5 +264,7 @@ class _Desk:
             log.exception("answerer failed", peer=self._peer.hex())
             outcome, reply = _FAILED, b"internal error"
         finally:
-            self._in_flight -= 1
+            self._answering[self._peer] -= 1
+            if not self._answering[self._peer]:
+                del self._answering[self._peer]
         await self._replies.send(_frame(outcome, number, reply))

@@ -9,12 +9,17 @@ from collections import Counter
 from typing import Any
 
 import trio
+from libp2p.network.stream.exceptions import StreamEOF
 
 from market.errors import UnreachableError
 from node.adapters.libp2p.bounds import SLICE_BYTES
 from node.adapters.libp2p.strikes import TokenBucket
 
 _READ_BYTES = 65_536
+
+
+class EndedError(UnreachableError):
+    """The peer has said all it will say on this stream, and may still be listening."""
 
 
 class Wire:
@@ -26,7 +31,7 @@ class Wire:
         self._buffer = bytearray()
 
     async def read(self, size: int) -> bytes:
-        """Exactly `size` bytes. Raises UnreachableError if the stream ends before."""
+        """Exactly `size` bytes. Raises UnreachableError (EndedError) if the stream ends before."""
         while len(self._buffer) < size:
             await self._fill()
         return self._take(size)
@@ -40,6 +45,8 @@ class Wire:
     async def _fill(self) -> None:
         try:
             data = await self.stream.read(_READ_BYTES)
+        except StreamEOF as problem:
+            raise EndedError("the stream to the peer has ended") from problem
         except Exception as problem:  # the library raises its own, OSError and KeyError
             raise UnreachableError("the stream to the peer has ended") from problem
         self._counts["bytes_in"] += len(data)
@@ -58,6 +65,13 @@ class Wire:
         except Exception as problem:
             raise UnreachableError("the stream to the peer is broken") from problem
         self._counts["bytes_out"] += len(data)
+
+    async def finish(self) -> None:
+        """Say that nothing follows: what was written still arrives. Raises UnreachableError."""
+        try:
+            await self.stream.close_write()
+        except Exception as problem:
+            raise UnreachableError("the stream to the peer is broken") from problem
 
 
 class Pace:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from libp2p.custom_types import TProtocol
+from libp2p.network.stream.exceptions import StreamEOF
 from libp2p.peer.id import ID
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.utils.varint import encode_uvarint
@@ -19,9 +20,10 @@ from node.adapters.libp2p.bounds import (
     CUT_OFF_S,
     FORWARD_BURST,
     INBOUND_STREAMS_PER_PEER_MAX,
+    REQUEST_STREAMS_PER_PEER_MAX,
     STRIKES_MAX,
 )
-from node.adapters.libp2p.identity import key_pair
+from node.adapters.libp2p.identity import key_pair, peer_key
 from node.adapters.libp2p.network import Network
 from node.adapters.libp2p.pubsub import _frames
 from node.adapters.libp2p.strikes import Strikes, TokenBucket
@@ -311,6 +313,72 @@ async def test_too_many_requests_at_once_are_refused_not_queued(town: Town) -> N
             while refusals.count(b"too many at once") < 8:
                 refusals += await stream.read(4096)
         held.set()
+
+
+async def test_who_asks_on_many_streams_is_answered_on_each(town: Town) -> None:
+    """One stream for each request, its asker's side ended: how most libp2p software asks."""
+    gate = trio.Event()
+
+    async def slow(peer: bytes, data: bytes) -> bytes:
+        await gate.wait()
+        return data
+
+    town.other.answer(slow)
+    ask = (12).to_bytes(4, "big") + b"\x00" + bytes(7) + b"\x05abc"
+    async with stock_host() as guest:
+        peer = await dial(guest, town.other)
+        streams = [await guest.new_stream(peer, [REQUESTS]) for _ in range(6)]
+        for stream in streams:
+            await stream.write(ask)
+            await stream.close_write()
+        gate.set()
+        for stream in streams:
+            reply = b""
+            with trio.fail_after(5), suppress(StreamEOF):
+                while True:
+                    reply += await stream.read(4096)
+            assert reply == (12).to_bytes(4, "big") + b"\x02" + bytes(7) + b"\x05abc"
+        asking, key = town.other._requests, peer_key_of(guest)
+        await until(lambda: key not in asking._serving)
+        assert key not in asking._answering
+
+
+async def test_of_too_many_request_streams_the_oldest_gives_way(town: Town) -> None:
+    async with stock_host() as attacker:
+        peer = await dial(attacker, town.one)
+        for _ in range(REQUEST_STREAMS_PER_PEER_MAX * 2):
+            await attacker.new_stream(peer, [REQUESTS])
+        serving = town.one._requests._serving
+        streams = lambda: len(serving.get(peer_key_of(attacker), ()))  # noqa: E731
+        await until(lambda: streams() == REQUEST_STREAMS_PER_PEER_MAX)
+        await town.still_trades()
+    await until(lambda: peer_key_of(attacker) not in serving)
+
+
+async def test_who_hands_on_other_kinds_of_keys_is_not_a_forger(town: Town) -> None:
+    """js-libp2p and go-libp2p let in secp256k1 and RSA peers, and relay what they sign."""
+    async with stock_host() as relay:
+        peer = await dial(relay, town.one)
+        stream = await relay.new_stream(peer, [MESHSUB])
+        for number in range(50):
+            message = rpc_pb2.Message(
+                data=b"x", topicIDs=[OFFERS], from_id=bytes.fromhex("002508021221") + bytes(33),
+                seqno=number.to_bytes(8, "big"), signature=bytes(70), key=b"",
+            )  # fmt: skip
+            frame = rpc_pb2.RPC(publish=[message]).SerializeToString()
+            await stream.write(encode_uvarint(len(frame)) + frame)
+        await until(lambda: town.one.statistics()["limited"] >= 50)
+        key = peer_key_of(relay)
+        assert [info.strikes < 2 for info in town.one.peers() if info.peer == key] == [True]
+        assert town.one.statistics()["cut_off"] == 0
+        await town.still_trades()
+
+
+def peer_key_of(host: Any) -> bytes:
+    """The Ed25519 key of a stock host."""
+    key = peer_key(host.get_id().to_bytes())
+    assert key is not None
+    return key
 
 
 def test_strikes_decay_and_cut_off_once() -> None:
