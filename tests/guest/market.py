@@ -5,17 +5,16 @@ Its clocks are a devnet's, seconds, which an emulated machine cannot keep with j
 
 from __future__ import annotations
 
-import json
-import subprocess
 from pathlib import Path
 from typing import Any, Final, cast
 
+import httpx
 import trio
 
 from node.adapters.ethereum.devnet import run_devnet
 from node.adapters.ethereum.rpc import Rpc
 from node.cli.town import Member, _fund
-from tests.guest.unit import ROOT, add_to_unit, shown, step, systemctl, wait
+from tests.guest.unit import add_to_unit, shown, step, systemctl, wait
 
 CONFIG: Final = Path("/etc/gridsouk/config.toml")
 LOG: Final = Path("/guest/node.log")
@@ -54,9 +53,9 @@ def lives() -> None:
 
 def status() -> dict[str, Any]:
     """What the node says of its selling."""
-    command = [f"{ROOT}/.venv/bin/souk", "provider", "status", "--json", "--config", str(CONFIG)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return cast(dict[str, Any], json.loads(said))
+    transport = httpx.HTTPTransport(uds=str(HOME / "data" / "node.sock"))
+    with httpx.Client(transport=transport, base_url="http://node", timeout=300) as client:
+        return cast(dict[str, Any], client.get("/api/provider").json())
 
 
 if __name__ == "__main__":

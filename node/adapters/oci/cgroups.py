@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,8 +191,8 @@ def known(parent: str, root: Path = ROOT) -> frozenset[str]:
     names: set[str] = set()
     for controller in ("",) if is_v2(root) else _V1:
         directory = root / controller / parent.lstrip("/")
-        if directory.is_dir():
-            names.update(entry.name for entry in directory.iterdir() if entry.is_dir())
+        with suppress(FileNotFoundError):  # also one that goes while it is read
+            names.update(entry.name for entry in os.scandir(directory) if entry.is_dir())
     return frozenset(names)
 
 

@@ -201,8 +201,8 @@ class ContainerSandbox:
     def _works(self) -> frozenset[str]:
         names = {entry.name for entry in (self._settings.state_dir / "works").iterdir()}
         run = self._settings.run_dir / self._settings.instance
-        if run.is_dir():
-            names.update(entry.name for entry in run.iterdir())
+        with contextlib.suppress(FileNotFoundError):  # it goes with its last job
+            names.update(os.listdir(run))
         return frozenset(names) | cgroups.known(f"/gridsouk/{self._settings.instance}")
 
     def _wake(self) -> None:
