@@ -270,7 +270,8 @@ class Challenge:
 @dataclass(frozen=True, slots=True)
 class Committed:
     """Answer on a `challenge` channel: the Merkle root of the product's rows; or a code why not:
-    `busy` (the unit is rented, or challenged already), `unknown`, `failed`."""
+    `busy` (the unit is rented, or challenged already), `stale` (it was measured anew), `unknown`,
+    `failed`."""
 
     code: Text64
     root: Hash

@@ -129,7 +129,7 @@ class Certifier:
         if mine is None or mine.certificate.uuid != asked.uuid:
             return "unknown"
         if not 0 < asked.size <= size_of(mine.certificate):
-            return "refused"
+            return "stale"
         often = trio.current_time() < self._challenged_at + CHALLENGES_EVERY_S
         rented = self._keeper.taken_units() >> asked.unit & 1
         return "busy" if often or rented or self._working.locked() else ""

@@ -150,8 +150,13 @@ class Challenger:
             await channel.send(encode(asked))
             said = await self._next(channel, Committed, 4 * may_s + STALL_S)
             took_s = trio.current_time() - began
-            if said.code in ("busy", "refused"):
-                raise RefusedError(f"the provider is {said.code}", hint="try again later")
+            if said.code == "busy":
+                raise RefusedError("the provider is busy", hint="try again later")
+            if said.code == "stale":
+                raise RefusedError(
+                    "the provider has measured its unit anew since this offer",
+                    hint="try again in a moment: its next offer says so",
+                )
             right = not said.code and await self._shows(channel, seed, size, said.root)
         tried = Tried(int(self._ports.clock.now()), right, took_s <= may_s)
         await self._remember(certificate, tried)

@@ -104,7 +104,7 @@ async def open_stage(
     """Providers one to n and a requester, all in contact; whatever happens, all is removed."""
     await trio.to_thread.run_sync(_image, home, registry)
     sells = [
-        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra)
+        Member(f"provider-{n}", home / f"provider-{n}", "18.00", f"svc{os.getpid()}", extra=extra)
         for n in range(1, providers + 1)
     ]
     buys = Member("requester", home / "requester", extra={"end": extra.get("end", "")})
