@@ -96,18 +96,21 @@ class Artifacts:
         finally:
             self._pulling.pop(hash_).set()
 
-    async def pull(self, peer: bytes, artifact: Artifact, tell: Follow | None = None) -> None:
+    async def pull(self, peer: bytes, artifact: Artifact, tell: Follow | None = None) -> bool:
         """Have the artifact here, complete and checked; resumes what was begun.
 
-        `tell` is called with the number of bytes here. Raises UnreachableError, NotFoundError if
-        the peer does not have it for us, LimitError if it is not of the size it was announced
-        with, IntegrityError if its bytes are wrong.
+        Whether it came from the peer now: it may be here already. `tell` is called with the number
+        of bytes here. Raises UnreachableError, NotFoundError if the peer does not have it for us,
+        LimitError if it is not of the size it was announced with, IntegrityError if its bytes are
+        wrong.
         """
         if artifact.size_bytes > ARTIFACT_BYTES_MAX:
             raise LimitError(f"{artifact.path}: too large to fetch")
         async with self.alone(artifact.hash):
-            if await self._blobs.size(artifact.hash) is None:
-                await self._pull(peer, artifact, tell)
+            if await self._blobs.size(artifact.hash) is not None:
+                return False
+            await self._pull(peer, artifact, tell)
+            return True
 
     async def has(self, peer: bytes, hash_: bytes, size: int, offset: int) -> bool:
         """Whether the peer shows that it has a blob that is here, too: its bytes from `offset` on.
@@ -123,11 +126,11 @@ class Artifacts:
             hash_, offset, len(shown)
         )
 
-    async def pull_small(self, peer: bytes, hash_: bytes, size_max: int) -> None:
+    async def pull_small(self, peer: bytes, hash_: bytes, size_max: int) -> bool:
         """Likewise for a blob whose size nobody has said; it is at most `size_max`."""
         async with self.alone(hash_):
             if await self._blobs.size(hash_) is not None:
-                return
+                return False
             await self._blobs.discard(hash_)
             async with self._link.open(peer, PROTOCOL) as channel:
                 await channel.send(encode(Fetch(hash_, 0)))
@@ -136,6 +139,7 @@ class Artifacts:
                     raise NotFoundError("the peer does not have it for us")
                 await self._receive(channel, Artifact(hash_.hex()[:12], hash_, size), 0, None)
             await self._blobs.finish(hash_)
+            return True
 
     async def _pull(self, peer: bytes, artifact: Artifact, tell: Follow | None) -> None:
         offset = await self._blobs.partial(artifact.hash)

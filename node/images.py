@@ -206,12 +206,14 @@ class Images:
     async def _archive(self, image: Artifact, requester: bytes, tell: Tell) -> None:
         part = Part(image.hash, image.size_bytes)
         known = self.known.get(image.hash)
-        is_open = bool(known and known.open)
-        if await self._blobs.size(image.hash) is not None and not is_open:
-            await self.allow(requester, part)
+        is_open, holders = (known.open, known.holders) if known else (False, ())
         # Whoever announces it may serve it; an archive of a requester's own is served to nobody.
+        await self._remember(Known(image, is_open, (part,), self._now(), holders))
+        follow: Callable[[int], None] = lambda done: tell(done, image.size_bytes)  # noqa: E731
+        came = await self._artifacts.pull(requester, image, follow)
+        if not came and not is_open:
+            await self.allow(requester, part)
         await self._remember(Known(image, is_open, (part,), self._now()), requester)
-        await self._artifacts.pull(requester, image, lambda done: tell(done, image.size_bytes))
         self._here = {image.hash: None, **self._here}
 
     async def _layers(

@@ -65,10 +65,11 @@ class Machine:
 
     async def run(self, changed: Callable[[], None]) -> None:
         """Look now and then, for ever; `changed` is called when other units are for sale."""
+        told = self.unusable
         while True:
-            before = self.unusable
             self.look(self._devices.health())
-            if self.unusable != before:
+            if self.unusable != told:  # also by a look out of turn
+                told = self.unusable
                 changed()
             await trio.sleep(LOOK_S)
 

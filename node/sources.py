@@ -53,8 +53,8 @@ class Rights(Protocol):
 
 
 _Follow = Callable[[int], None]
-_FromPeer = Callable[[bytes, Descriptor, _Follow], Awaitable[None]]
-_FromRegistry = Callable[[Descriptor, _Follow], Awaitable[None]]
+_FromPeer = Callable[[bytes, Descriptor, _Follow], Awaitable[bool]]
+_FromRegistry = Callable[[Descriptor, _Follow], Awaitable[bool]]
 
 
 class Fetch:
@@ -78,8 +78,10 @@ class Fetch:
 
     async def small(self, part: Descriptor) -> bytes:
         """A manifest, whose size nobody has said."""
-        if await self._blobs.size(part.digest) is None:
-            await self._get(part, self._small_from_peer, self._small_from_registry, _ignore)
+        here = await self._blobs.size(part.digest) is not None
+        if not here and await self._get(
+            part, self._small_from_peer, self._small_from_registry, _ignore
+        ):
             self._seen.add(part.digest)
         else:
             await self._use(part, small=True)
@@ -96,9 +98,10 @@ class Fetch:
         size = await self._blobs.size(part.digest)
         if size is not None and size != part.size_bytes:
             raise LimitError("a part of the image is not of the size that its manifest says")
-        if size is None:
-            await self._get(part, self._part_from_peer, self._part_from_registry, tell)
-        else:
+        # While it was waited for, somebody else may have brought it.
+        if size is not None or not await self._get(
+            part, self._part_from_peer, self._part_from_registry, tell
+        ):
             await self._use(part, small=False)
 
     async def _use(self, part: Descriptor, *, small: bool) -> None:
@@ -130,7 +133,8 @@ class Fetch:
         return part.size_bytes == 0
 
     async def _get(self, part: Descriptor, from_peer: _FromPeer, from_registry: _FromRegistry,
-                   tell: _Follow) -> None:  # fmt: skip
+                   tell: _Follow) -> bool:  # fmt: skip
+        """Whether it came from one of them; if not, it has come for another job meanwhile."""
         problems: list[MarketError] = []
         for peer in tuple(self._peers):
             try:
@@ -140,16 +144,16 @@ class Fetch:
                 log.info("a peer did not have what it announced", peer=peer.hex()[:12],
                          part=part.digest.hex()[:12], problem=str(problem))  # fmt: skip
         try:
-            await from_registry(part, tell)
+            came = await from_registry(part, tell)
             self.open = self.open and self._registry.is_open(self._reference)
-            return None
+            return came
         except (UnreachableError, NotFoundError, RefusedError, IntegrityError) as problem:
             problems.append(problem)
         if self._requester is not None:
             try:
-                await from_peer(self._requester, part, tell)
+                came = await from_peer(self._requester, part, tell)
                 self.open = False  # it gave it to us for its job
-                return None
+                return came
             except NotFoundError as problem:
                 if not problems:
                     problems.append(problem)
@@ -159,21 +163,22 @@ class Fetch:
         passing = [one for one in problems if isinstance(one, UnreachableError)]
         raise (passing or problems)[0]
 
-    async def _small_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> None:
-        await self._artifacts.pull_small(peer, part.digest, MANIFEST_BYTES_MAX)
+    async def _small_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> bool:
+        return await self._artifacts.pull_small(peer, part.digest, MANIFEST_BYTES_MAX)
 
-    async def _part_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> None:
+    async def _part_from_peer(self, peer: bytes, part: Descriptor, tell: _Follow) -> bool:
         artifact = Artifact(f"part {part.digest.hex()[:12]}", part.digest, part.size_bytes)
-        await self._artifacts.pull(peer, artifact, tell)
+        return await self._artifacts.pull(peer, artifact, tell)
 
-    async def _small_from_registry(self, part: Descriptor, tell: _Follow) -> None:
+    async def _small_from_registry(self, part: Descriptor, tell: _Follow) -> bool:
         named = replace(self._reference, tag="", digest=part.digest)
         await self._blobs.put(await self._registry.manifest(named))
+        return True
 
-    async def _part_from_registry(self, part: Descriptor, tell: _Follow) -> None:
+    async def _part_from_registry(self, part: Descriptor, tell: _Follow) -> bool:
         async with self._artifacts.alone(part.digest):
             if await self._blobs.size(part.digest) is not None:
-                return
+                return False
             offset = await self._blobs.partial(part.digest)
             if offset > part.size_bytes:
                 await self._blobs.discard(part.digest)
@@ -181,6 +186,7 @@ class Fetch:
             if offset < part.size_bytes:
                 await self._stream(part, offset, tell)
             await self._blobs.finish(part.digest)
+            return True
 
     async def _stream(self, part: Descriptor, offset: int, tell: _Follow) -> None:
         async with self._registry.blob(self._reference, part.digest, offset) as body:

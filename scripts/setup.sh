@@ -223,6 +223,7 @@ missing_engines() {
     command -v catatonit >/dev/null || [ -x /usr/libexec/podman/catatonit ] || printf 'catatonit '
     command -v dockerd >/dev/null || printf 'docker.io '
     command -v cc >/dev/null || printf 'gcc libc6-dev ' # the stand-in of a GPU's driver
+    command -v iptables >/dev/null || printf 'iptables ' # routers between the nodes of a test
 }
 
 engines_ready() {

@@ -137,7 +137,7 @@ def _raw(typed: bool) -> Iterator[None]:
         return
     before = termios.tcgetattr(0)
     try:
-        terminals.setraw(0)
+        terminals.setraw(0, termios.TCSADRAIN)  # what was typed ahead is the program's
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)

@@ -13,6 +13,7 @@ it was checked; nothing is spent without a yes.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -103,6 +104,11 @@ def _go(
 ) -> None:
     cpu_units, force = sold
     sitting.begin("units")
+    if os.geteuid() and "doctor" not in sitting.skip:
+        raise RefusedError(
+            "a provider needs root: it mounts disks and sets limits for jobs, which never are root",
+            hint="sudo souk provider init; --skip doctor only writes settings and moves money",
+        )
     found = inventory.look(common.settings(), cpu_units)
     sitting.end(inventory.words(found))
     sitting.begin("network")

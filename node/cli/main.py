@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cyclopts import App
-from cyclopts.exceptions import CycloptsError
+from cyclopts.exceptions import CycloptsError, MissingArgumentError, UnusedCliTokensError
 
 from market.errors import MarketError, SpecError
 from node.cli.output import FORMATS, choose_format, say, write_error
@@ -114,13 +114,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def without_format(given: list[str]) -> list[str]:
     """The arguments without `-o FORMAT`, which every command has and none needs to know.
 
-    `-o` of `souk offers` also names an order: what is no format stays. Raises SpecError.
+    Wherever it or `--json` stands, also before the command. `-o` of `souk offers` also names an
+    order: what is no format stays there. Raises SpecError.
     """
+    cut = given.index("--") if "--" in given else len(given)
+    ours, theirs = given[:cut], given[cut:]  # behind -- is somebody else's
+    if "-" in ours and not theirs:  # standard input, which the parser takes for half an option
+        ours, theirs = [word for word in ours if word != "-"], ["--", "-"]
+    as_json = "--json" in ours
     kept: list[str] = []
-    words = iter(given)
+    words = iter([word for word in ours if word != "--json"])
     for word in words:
-        if word == "--":
-            return [*kept, word, *words]
         name, equals, value = word.partition("=")
         if name not in ("-o", "--output"):
             kept.append(word)
@@ -128,14 +132,14 @@ def without_format(given: list[str]) -> list[str]:
         chosen = value if equals else next(words, "")
         if chosen in FORMATS:
             choose_format(chosen)
-            kept += ["--json"] if chosen in ("json", "yaml") else []
-        elif name == "--output":
-            raise SpecError(
-                f"--output {chosen}: no such format", hint=f"one of {', '.join(FORMATS)}"
-            )
-        else:
+            as_json = as_json or chosen in ("json", "yaml")
+        elif name == "-o" and kept[:1] == ["offers"]:
             kept += [word] if equals else [word, chosen]
-    return kept
+        else:
+            raise SpecError(f"{name} {chosen}: no such format", hint=f"one of {', '.join(FORMATS)}")
+    if kept[:1] == ["help"]:
+        kept = [*kept[1:], "--help"]
+    return [*kept, *(["--json"] if as_json else []), *theirs]
 
 
 def _is_watched(given: list[str]) -> bool:
@@ -167,12 +171,11 @@ def _watched(given: list[str]) -> int:
 
 
 def _run(given: list[str]) -> int:
-    as_json = "--json" in given
+    as_json = "--json" in (given[: given.index("--")] if "--" in given else given)
     try:
         result = make_app()(given, exit_on_error=False, print_error=False)
     except CycloptsError as problem:
-        message = " ".join(str(problem).split())
-        write_error("usage", message, "see souk --help", as_json=as_json)
+        write_error("usage", *_misused(problem), as_json=as_json)
         return 2
     except KeyboardInterrupt:
         say("interrupted")
@@ -186,6 +189,22 @@ def _run(given: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
+def _misused(problem: CycloptsError) -> tuple[str, str]:
+    """What was typed wrongly, as its command would say it, and where to look."""
+    chain = " ".join(problem.command_chain or ())
+    where = f"see souk {chain} --help".replace("  ", " ")
+    if isinstance(problem, MissingArgumentError) and problem.argument is not None:
+        argument = problem.argument
+        name = argument.name
+        if argument.field_info.kind is not argument.field_info.KEYWORD_ONLY:
+            name = name.lstrip("-").upper()
+        return f"{chain}: {name} is missing", where
+    if isinstance(problem, UnusedCliTokensError):
+        words = " ".join(problem.unused_tokens or ())
+        return f"{chain}: what is {words}?", where
+    return " ".join(str(problem).split()), where
+
+
 def _failed(problem: BaseException, as_json: bool) -> int:
     if "GRIDSOUK_TRACEBACK" in os.environ:
         raise problem
@@ -197,10 +216,14 @@ def _failed(problem: BaseException, as_json: bool) -> int:
         write_error(known.code, str(known), known.hint, as_json=as_json)
         return known.exit_code
     first = leaves[0]
-    hint = "GRIDSOUK_TRACEBACK=1 shows where; please report it"
+    message, hint = (
+        f"{type(first).__name__}: {first}",
+        "GRIDSOUK_TRACEBACK=1 shows where; report it",
+    )
     if isinstance(first, OSError) and first.strerror:
-        hint = "check the path and who may use it"
-    write_error("internal", f"{type(first).__name__}: {first}", hint, as_json=as_json)
+        name = f"{os.fsdecode(first.filename)}: " if isinstance(first.filename, str | bytes) else ""
+        message, hint = f"{name}{first.strerror}", "check the path, its room, and who may use it"
+    write_error("internal", message, hint, as_json=as_json)
     return 1
 
 

@@ -50,7 +50,7 @@ def withdraw(amount: str, *, money: Money = DEFAULT_MONEY, common: Common = DEFA
         units = free if amount == "all" else amount_of(amount, purse)
         if units > free or not units:
             raise FundsError(
-                f"{_text(free, purse)} can be withdrawn now",
+                f"only {_text(free, purse)} can be withdrawn now",
                 hint="stake leaves by souk stake thaw; agreements give back when they end",
             )
         return Wish(_words("withdraw", units, purse), purse.plans.withdraw(units))
@@ -72,7 +72,9 @@ def add(amount: str, *, money: Money = DEFAULT_MONEY, common: Common = DEFAULT) 
         units = amount_of(amount, purse)
         free = (await purse.account(owner, NOBODY)).free
         if units > free:
-            raise FundsError(f"{_text(free, purse)} is deposited and free", hint="souk deposit")
+            raise FundsError(
+                f"only {_text(free, purse)} is deposited and free", hint="souk deposit"
+            )
         return Wish(_words("stake", units, purse), purse.plans.stake(units))
 
     return carry_out(money, common, wish)
@@ -93,7 +95,7 @@ def thaw(amount: str, *, money: Money = DEFAULT_MONEY, common: Common = DEFAULT)
         units = account.stake if amount == "all" else amount_of(amount, purse)
         if units > account.stake or not units:
             raise FundsError(
-                f"{_text(account.stake, purse)} of the stake is free of agreements, "
+                f"only {_text(account.stake, purse)} of the stake is free of agreements, "
                 f"{_text(account.locked, purse)} is locked",
                 hint="what is locked comes free as agreements end",
             )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from node.client.submission import Progress
 
 SCHEMA: Final = 1
+SHORT_COLUMN: Final = 22  # letters: what is no longer is never broken
 FORMATS: Final = ("table", "json", "yaml", "wide", "name")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 # What a log may do to a terminal: new lines, tabs, carriage returns and colours. Nothing else.
@@ -112,16 +113,27 @@ def write_table(
     if not sys.stdout.isatty():
         write_lines_of_cells([[name.upper() for name in columns], *texts])
         return
+    _draw(columns, texts)
+
+
+def _draw(columns: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+    """On a terminal: long columns give way, short ones never, and none is left out."""
     from rich.console import Console  # a terminal is worth the wait; a pipe is not
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in columns:
-        table.add_column(name.upper(), no_wrap=True)
+    widths = [max(map(len, cells)) for cells in zip(columns, *texts, strict=True)]
+    least = [min(width, SHORT_COLUMN) for width in widths]
+    for name, width, minimum in zip(columns, widths, least, strict=True):
+        table.add_column(
+            name.upper(), no_wrap=width <= SHORT_COLUMN, min_width=minimum, overflow="fold"
+        )
     for row in texts:
         table.add_row(*(Text(cell) for cell in row))
-    Console(no_color="NO_COLOR" in os.environ).print(table)
+    console = Console(no_color="NO_COLOR" in os.environ)
+    console.width = max(console.width, sum(least) + 2 * len(least))
+    console.print(table)
 
 
 def write_lines_of_cells(rows: Sequence[Sequence[str]]) -> None:

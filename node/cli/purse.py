@@ -188,7 +188,7 @@ def owner_of(money: Money, settings: Settings) -> tuple[bytes, bytes | None]:
     address = address_of(path)
     if settings.wallet is not None and address is not None and address != settings.wallet:
         raise SettingsError(
-            f"the configuration names the wallet 0x{settings.wallet.hex()}, {path} holds "
+            f"the settings name the wallet 0x{settings.wallet.hex()}, {path} holds "
             f"0x{address.hex()}",
             hint="correct wallet, or name the right file with --wallet-file",
         )

@@ -53,8 +53,8 @@ class Member:
     home: Path
     price_per_hour: str | None = None
     instance: str = "devnet"
-    network: str = "devnet"  # or custom: the same chain under the rules of a public network
     extra: Mapping[str, str] = field(default_factory=dict)  # TOML for top, provider, and the end
+    network: str = "devnet"  # or custom: the same chain under the rules of a public network
     wallet: bytes = b""
     operator: bytes = b""
     process: subprocess.Popen[bytes] | None = None

@@ -36,6 +36,7 @@ class MoneyDesk:
             "locked": self._money(account.locked),
             "thawing": self._money(account.thawing),
             "allowance": self._money(account.operator_allowance),
+            "thaws_at": account.thaws_at_s or None,
             "allowance_expires": account.operator_expires_at_s,
             "gas_wei": str(account.gas),
         }

@@ -36,7 +36,10 @@ class Crowd(Desk):
     def __init__(self, count: int) -> None:
         super().__init__()
         self.book, self._random, self._sequence = Book(), Random(7), 0
-        self._offers = [samples.offer(n, self._random) for n in range(count)]
+        self._offers = [
+            replace(offer, provider=offer.peer[:20])
+            for offer in (samples.offer(n, self._random) for n in range(count))
+        ]
         chain = SimpleNamespace(info=self.ports.chain.info, account=self._account)
         ports = SimpleNamespace(chain=chain, clock=SystemClock())
         self.real = MarketDesk(

@@ -59,6 +59,7 @@ RUN: Final = {
     "souk wallet gas 0.05": (REQUESTER, f"souk wallet gas 0.05 {PAID}"),
     "souk stake thaw": (REQUESTER, f"souk stake thaw 5 {PAID}"),
     "souk stake withdraw": (REQUESTER, f"souk stake withdraw {PAID}"),
+    "souk wait JOB": (REQUESTER, "souk wait hello --timeout 2m"),
     "souk withdraw 10": (REQUESTER, f"souk withdraw 10 {PAID}"),
     "souk simulate": (NOBODY, "souk simulate --jobs 60"),
     "souk simulate TRACE --policy fair --units 128": (
@@ -68,6 +69,7 @@ RUN: Final = {
         NOBODY, "souk simulate --churn log --reallocation uniform,recover,reliable --jobs 9",
     ),
     "souk simulate --plot queue.svg": (NOBODY, "souk simulate --jobs 60 --plot queue.svg"),
+    "souk provider drain": (PROVIDER, "souk provider drain; souk provider resume"),
 }  # fmt: skip
 ELSEWHERE: Final = {
     'eval "$(tools/toolchain.sh)"': ("scripts/setup.sh", "contracts/tools/toolchain.sh"),
@@ -77,6 +79,8 @@ ELSEWHERE: Final = {
     "tools/artifacts.py --check": ("run", "contracts/tools/artifacts.py --check"),
     "souk devnet --providers 0": ("scripts/newcomers.py", '"devnet", "--providers", "0"'),
     "souk forward JOB 8000": ("tests/services/test_services.py", '"forward", job, "8000:0"'),
+    "souk image build NAME": ("docs/NEWCOMERS.md", "souk image build base"),
+    "souk wallet import FILE": ("docs/NEWCOMERS.md", "souk wallet import key"),
     "souk up --web 127.0.0.1:8750": ("docs/NEWCOMERS.md", "souk up --web 127.0.0.1:0 &"),
 }
 """What is shown, the file whose running runs it, and by which words."""
@@ -87,6 +91,7 @@ NOT_HERE: Final = {
     "./run leftovers": "lists what the tests beside this one are using",
     "./run demo": "a town of its own, for minutes: by hand",
     "./run bench": "minutes of the whole machine: by hand, for the figures in the pages",
+    "./run guest": "an emulated machine, for 5 to 15 minutes: by hand",
     "./run deploy": "needs a public test network",
     "FOUNDRY_PROFILE=ci $FORGE test": "half an hour: by hand, after a change of the contracts",
     "tools/analyse.sh": "needs slither and halmos, which are not installed in CI",

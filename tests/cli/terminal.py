@@ -59,12 +59,13 @@ class Terminal:
         """The terminal's settings."""
         return list(termios.tcgetattr(self._master))
 
-    def end(self) -> int:
-        """Its exit code, once it has ended by itself."""
+    def end(self, mode: list[object] | None = None) -> int:
+        """Its exit code, once it has ended by itself; and the terminal is as it was in `mode`."""
         ends_at = time.monotonic() + PATIENCE_S
         while self._read(ends_at):
             pass
         code = self.process.wait(PATIENCE_S)
+        assert mode is None or self.mode() == mode, "the terminal was not put back"
         os.close(self._master)
         return code
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from tests.cli.terminal import Terminal
+
 STUB = Path(__file__).with_name("stub_node.py")
 JOB = """\
 name: {name}
@@ -221,6 +223,10 @@ def test_get_writes_nowhere_else(machine: Machine, tmp_path: Path) -> None:
     [
         (["pss"], 2, 'Unknown command "pss". Did you mean "ps"?'),
         (["ps", "--bogus"], 2, "--bogus"),
+        (["validate"], 2, "validate: JOB is missing (see souk validate --help)"),
+        (["wallet", "authorise"], 2, "wallet authorise: --allowance is missing"),
+        (["wallet", "bogus"], 2, "wallet: what is bogus? (see souk wallet --help)"),
+        (["ps", "-o", "xml"], 2, "-o xml: no such format (one of table"),
         (["show", "nobody"], 102, "no job is called 'nobody' (list them with: souk ps -a)"),
         (["offers", "gpu_nme=H100"], 2, "did you mean gpu_name?"),
         (["offers", "num_gpus>=many"], 2, "num_gpus: 'many' is not a number"),
@@ -316,12 +322,39 @@ def test_a_view_is_drawn_again_until_it_is_left(machine: Machine) -> None:
 
 def test_formats_are_said_in_one_way(machine: Machine) -> None:
     assert machine.souk("offers", "-o", "json").json["offers"]
+    assert machine.souk("-o", "json", "offers").json == machine.souk("--json", "offers").json
     assert machine.souk("offers", "-o", "yaml").out.startswith("schema: 1\noffers:\n- offer: ")
     wide, plain = machine.souk("offers", "-o", "wide"), machine.souk("offers", "-o", "dph-")
     assert len(wide.out.splitlines()[0].split("\t")) > len(plain.out.splitlines()[0].split("\t"))
     assert machine.souk("ps", "-a", "-o", "name").out == machine.souk("ps", "-a", "-q").out
     said = machine.souk("ps", "--output", "xml")
     assert (said.code, "no such format" in said.err) == (2, True)
+
+
+def test_a_job_file_may_come_by_a_pipe(tmp_path: Path) -> None:
+    alone = Machine(tmp_path)
+    for words in (["validate", "-"], ["validate", "-", "--json"]):
+        said = subprocess.run(
+            [sys.executable, "-m", "node.cli.main", *words], cwd=tmp_path, env=alone.environment,
+            input=JOB.format(name="piped"), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (said.returncode, "-: in order" in said.stdout or "--json" in words) == (0, True)
+
+
+def test_a_narrow_terminal_shows_every_column(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    screen = Terminal(
+        [sys.executable, "-m", "node.cli.main", "doctor"], machine.home,
+        {**machine.environment, "TERM": "dumb", "NO_COLOR": "1"},
+    )  # fmt: skip
+    screen.resize(60, 40)
+    try:
+        screen.until("CHECK")
+        assert screen.until("\n").split() == ["RESULT", "FOUND", "WHAT", "TO", "DO"]
+        screen.until("configuration   WRONG   ")
+        assert screen.end() == 1
+    finally:
+        screen.kill()
 
 
 def test_events_are_told_once_each(machine: Machine) -> None:

@@ -223,6 +223,16 @@ def test_a_key_is_never_shown(newcomer: Newcomer) -> None:
         assert text not in done.out + done.err
 
 
+@pytest.mark.chain
+def test_who_is_not_root_is_told_before_anything_else(
+    newcomer: Newcomer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = newcomer.init("--cpu-units", "1", *newcomer.flags(), "-y", "--wallet", "new")
+    assert (done.code, "a provider needs root" in done.err) == (1, True)
+    assert not (newcomer.home / "state").exists()
+
+
 def account(**amounts: int) -> Account:
     names = ("free", "stake", "locked", "thawing", "thaws_at_s", "operator_allowance",
              "operator_expires_at_s", "tokens", "gas", "units")  # fmt: skip

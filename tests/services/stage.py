@@ -37,8 +37,11 @@ class Stage:
 
     def souk(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         """A command of the requester's."""
+        words = arguments[1:]  # what stands behind -- is for somebody else
+        cut = words.index("--") if "--" in words else len(words)
+        ours = ["--config", str(self.requester.config)]
         return subprocess.run(
-            [*souk(arguments[0]), *arguments[1:], "--config", str(self.requester.config)],
+            [*souk(arguments[0]), *words[:cut], *ours, *words[cut:]],
             capture_output=True, text=True, timeout=240, cwd=ROOT, check=False, **options,
         )  # fmt: skip
 

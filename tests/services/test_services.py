@@ -20,6 +20,7 @@ import pytest
 import trio
 
 from tests.adapters.registry.server import Registry, serving
+from tests.services import entering
 from tests.services.stage import ROOT, Stage, open_stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.chain]
@@ -158,6 +159,9 @@ async def _story(
             shown = await stage.until(job, lambda found: found["state"] == "RUNNING")
             await _sees(stage, job, secret, registry)
             _wrong_ports(stage, job)
+            await trio.to_thread.run_sync(entering.without_a_terminal, stage, job)
+            await trio.to_thread.run_sync(entering.with_a_terminal, stage, job)
+            await trio.to_thread.run_sync(entering.wrongly, stage, job)
             _nowhere(stage, home, secret, password)
             # Its provider dies; the same local port leads to the next one.
             first = shown["provider"]
@@ -174,6 +178,7 @@ async def _story(
             assert stage.souk("cancel", job).returncode == 0
             code = await trio.to_thread.run_sync(forward.wait, 240)
             assert code == 103, forward.stdout.read()
+            await trio.to_thread.run_sync(entering.too_late, stage, job)
         except BaseException:
             forward.kill()
             print(f"souk forward said:\n{forward.stdout.read()}\n{stage.logs()}")

@@ -12,6 +12,7 @@ from market.errors import UnreachableError
 from market.job import Job, JobState
 from tests.simulation.registry import SimRegistry
 from tests.simulation.test_pulling import DIGEST, IMAGE, LAYERS, filled, submit
+from tests.simulation.world import IMAGE as IMAGE_OF_ANN
 from tests.simulation.world import Machine, World, open_world
 
 CLOSED = "example.org"
@@ -112,3 +113,23 @@ async def test_a_provider_waits_for_what_is_on_its_way(autojump_clock: MockClock
         there.set()
         job = await world.until_over(ann, job_id, 200)
         assert (job.state, len(job.attempts)) == (JobState.SUCCEEDED, 1), world.tell()
+
+
+async def test_a_claim_that_failed_is_no_key_to_an_archive(autojump_clock: MockClock) -> None:
+    """Its hash is in demands: who only knows it asks before it is there, and after."""
+    async with open_world(125) as world:
+        nodes = await _up(world)
+        ann, eve = nodes["ann"], nodes["eve"]
+
+        async def claimed() -> Job:
+            job_id = await world.submit(eve, "work 4", job_recovery={"max_attempts": 1})
+            await eve.blobs.discard(hashlib.sha256(IMAGE_OF_ANN).digest())
+            return await world.until_over(eve, job_id, 200)
+
+        assert (await claimed()).state is JobState.FAILED_SETUP
+        job = await world.until_over(ann, await world.submit(ann, "work 4"), 200)
+        assert job.state is JobState.SUCCEEDED
+        job = await claimed()
+        assert job.state is JobState.FAILED_SETUP
+        assert "the image here is another requester's" in job.reason
+        assert (await world.until_over(ann, await world.submit(ann, "work 4"), 200)).exit_code == 0

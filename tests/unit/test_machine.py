@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
+import trio
+from trio.testing import MockClock
+
 from market.units import UnixTime
-from node.machine import SLACK_MIB, Loss, Machine
+from node.machine import LOOK_S, SLACK_MIB, Loss, Machine
 from node.ports import Unit, UnitHealth
 
 WELL = UnitHealth(0, True, "", 0, 400, 40, 60, 0, "")
+
+
+@pytest.fixture
+def autojump_clock() -> MockClock:
+    return MockClock(autojump_threshold=0)
 
 
 @dataclass
@@ -121,3 +130,19 @@ def test_what_slows_a_unit_is_said_to_its_renter_only() -> None:
     assert (machine.slowed(1), machine.slowed(2)) == ("too hot", "")
     seen(machine)
     assert machine.slowed(1) == ""
+
+
+async def test_a_look_out_of_turn_is_told_of_too(autojump_clock: MockClock) -> None:
+    stand, told = Stand(), []
+    machine = stand.machine()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(machine.run, lambda: told.append(machine.unusable))
+        await trio.sleep(1)
+        stand.now_seen = replace(WELL, healthy=False, reason="gone")
+        machine.look_now()
+        await trio.sleep(3 * LOOK_S)
+        assert told == [1]
+        stand.now_seen = WELL
+        await trio.sleep(2 * LOOK_S)
+        assert told == [1, 0]
+        nursery.cancel_scope.cancel()

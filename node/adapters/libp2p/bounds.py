@@ -80,9 +80,10 @@ RELAY_SLICE_BYTES: Final = 64 * 1024  # circuits take turns after each
 # Being relayed.
 RELAYS_MAX: Final = 2  # one may die without a gap
 RELAY_MESSAGE_BYTES_MAX: Final = 4096  # of the circuit protocol, as other implementations have it
-RELAY_REFUSED_S: Final = 120.0  # until we ask a relay again that has refused
+RELAY_REFUSED_S: Final = 30.0  # until we ask a relay again that has refused
 SHORTCUT_FIRST_S: Final = 1.0  # after a relayed peer was met: it has said its addresses by then
 SHORTCUT_AGAIN_S: Final = 600.0  # routers and networks change
+RELAYED_UNUSED_S: Final = 600.0  # without request or channel; the relay has few circuits
 FINDERS_MAX: Final = 4  # peers asked, at once, where another one is
 
 # Finding out whether we are reachable.

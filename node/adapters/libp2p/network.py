@@ -143,7 +143,10 @@ class Network:
 
     async def request(self, peer: bytes, data: bytes, *, timeout_s: float) -> bytes:
         """Ask and wait for the reply. Raises UnreachableError, LimitError."""
-        return await self._requests.ask(peer, data, timeout_s)
+        try:
+            return await self._requests.ask(peer, data, timeout_s)
+        finally:
+            self._peers.use(peer)
 
     @asynccontextmanager
     async def open(self, peer: bytes, protocol: str) -> AsyncIterator[Channel]:
@@ -267,6 +270,7 @@ class Network:
         with trio.move_on_after(_ANSWERER_WAIT_S):
             await self._answerer_set.wait()
         assert self._answerer is not None, "nobody answers requests"
+        self._peers.use(peer)
         return await self._answerer(peer, data)
 
     async def _ask_peers(self, peer: bytes, data: bytes, timeout_s: float) -> bytes:
@@ -332,6 +336,8 @@ class Network:
         except BaseException:
             channel.abort("its user failed")
             raise
+        finally:
+            self._peers.use(channel.peer)
         await channel.close()
 
 

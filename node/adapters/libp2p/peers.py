@@ -41,6 +41,7 @@ class _Peer:
     connected_at: UnixTime
     relayed: bool
     rtt_us: int | None = None
+    used_at: float = field(default_factory=trio.current_time)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
@@ -94,6 +95,16 @@ class Peers:
     def address(self, peer: bytes) -> str:
         """Where this connected peer is, in full."""
         return self._peers[peer].address
+
+    def use(self, peer: bytes) -> None:
+        """There is business with this peer: a request or a channel, either way."""
+        known = self._peers.get(peer)
+        if known is not None:
+            known.used_at = trio.current_time()
+
+    def used_at(self, peer: bytes) -> float:
+        """When there last was business with this connected peer (trio's time)."""
+        return self._peers[peer].used_at
 
     def joined(self) -> AsyncIterator[bytes]:
         """Each peer as it connects, from now on."""

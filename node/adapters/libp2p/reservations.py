@@ -99,7 +99,7 @@ class Reservations:
         for relay, held in list(self._held.items()):
             if not self._wanted() or held.until <= now or not self._peers.is_direct(relay):
                 del self._held[relay]
-            elif held.renew_at <= now:
+            elif held.renew_at <= now and relay not in self._refused_until:
                 await self._reserve(relay)
         self._refused_until = {
             relay: until for relay, until in self._refused_until.items() if until > now

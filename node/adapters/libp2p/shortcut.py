@@ -1,7 +1,8 @@
 """Shortcut: a direct connection in the place of a relayed one, as soon as one of the two can dial.
 
 Both ends try: a peer that called a hidden one through a relay is often dialled back by it at once.
-The relayed connection goes when no channel runs over it any more. Punches no holes.
+The relayed connection goes when no channel runs over it any more, or when there was no business
+with the peer for long. Punches no holes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from node.adapters.libp2p.addressbook import AddressBook
 from node.adapters.libp2p.bounds import (
     ADDRESSES_PER_PEER_MAX,
     DIAL_BACK_S,
+    RELAYED_UNUSED_S,
     SHORTCUT_AGAIN_S,
     SHORTCUT_FIRST_S,
 )
@@ -60,7 +62,10 @@ class Shortcut:
             connected = {info.peer for info in infos}
             self._tries = {key: due for key, due in self._tries.items() if key in connected}
             for info in infos:
-                if info.relayed:
+                if info.relayed and info.outbound and self._is_unused(info.peer):
+                    log.info("relayed peer let go, unused", peer=info.peer.hex())
+                    await self._peers.drop(info.peer)
+                elif info.relayed:
                     await self._consider(info.peer)
                 elif info.peer in self._tries:
                     await self._leave_relay(info.peer)
@@ -113,11 +118,19 @@ class Shortcut:
         self._book.reached(peer, address, self._clock.now())
         return True
 
+    def _relayed(self, peer: bytes) -> list[Any]:
+        connections = self._swarm.connections.get(peer_id(peer), ())
+        return [one for one in connections if is_relayed(one.muxed_conn)]
+
+    def _is_unused(self, peer: bytes) -> bool:
+        """Whether we, who called it, have had no business with it for long."""
+        long_ago = trio.current_time() - self._peers.used_at(peer) > RELAYED_UNUSED_S
+        return long_ago and not any(map(_has_channel, self._relayed(peer)))
+
     async def _leave_relay(self, peer: bytes) -> None:
-        connections = list(self._swarm.connections.get(peer_id(peer), ()))
-        relayed = [one for one in connections if is_relayed(one.muxed_conn)]
+        relayed = self._relayed(peer)
         for connection in relayed:
-            if any(map(_is_channel, connection.get_streams())):
+            if _has_channel(connection):
                 return
             await close_quietly(connection)
         if relayed:
@@ -126,9 +139,9 @@ class Shortcut:
         del self._tries[peer]
 
 
-def _is_channel(stream: Any) -> bool:
-    protocol = str(stream.get_protocol() or "")
-    return protocol.startswith("/gridsouk/") and protocol not in _LASTING
+def _has_channel(connection: Any) -> bool:
+    protocols = [str(stream.get_protocol() or "") for stream in connection.get_streams()]
+    return any(one.startswith("/gridsouk/") and one not in _LASTING for one in protocols)
 
 
 def _global(ip: str) -> bool:

@@ -13,7 +13,7 @@ from multiaddr import Multiaddr
 
 from market.codec import decode, encode
 from market.errors import UnreachableError
-from node.adapters.libp2p import relay
+from node.adapters.libp2p import relay, shortcut
 from node.adapters.libp2p.bounds import (
     DIAL_BACKS_BURST,
     RELAY_ASKS_BURST,
@@ -147,6 +147,27 @@ async def test_a_direct_connection_replaces_the_relayed_one(networks: World) -> 
     await meshed(caller, hidden)
     await caller.publish("offers", b"hello")
     assert [heard.data for heard in await hear(hidden, 1)] == [b"hello"]
+
+
+async def test_a_relayed_peer_without_business_is_let_go(
+    networks: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not while a channel is open, however long nothing is asked."""
+    relay = await networks.alone(0, reachable=True)
+    one, other = await sheltered(networks, 1, relay), await sheltered(networks, 2, relay)
+    other.answer(echo)
+    other.accept("echo", echo_frames)
+    async with one.open(other.key, "echo") as channel:
+        await channel.send(b"here")
+        assert await channel.receive() == b"here"
+        monkeypatch.setattr(shortcut, "RELAYED_UNUSED_S", 0.3)
+        await trio.sleep(1.0)
+        await channel.send(b"still here")
+        assert await channel.receive() == b"still here"
+    await until(lambda: relay.statistics()["relay_circuits"] == 0)
+    await until(lambda: {info.peer for info in (*one.peers(), *other.peers())} == {relay.key})
+    monkeypatch.undo()
+    assert await one.request(other.key, b"again", timeout_s=5) == b"again"
 
 
 async def test_a_relay_connects_to_nobody_without_a_reservation(networks: World) -> None:

@@ -228,11 +228,14 @@ const ENDINGS = { finished: 'it finished', cancelled: 'cancelled', broken: 'it c
 function Story({ job, now }) {
   const lines = [];
   for (const one of job.history) lines.push({ at: one.at, kind: { RUNNING: 'good', SUCCEEDED: 'good', RECOVERING: 'warn', CANCELLED: '', CANCELLING: 'warn' }[one.state] ?? (one.state.startsWith('FAILED') ? 'bad' : 'info'), head: html`<strong>${LABELS[one.state] || one.state}</strong>`, more: one.reason });
-  job.agreements.forEach((a, i) => {
+  let opened = 0; // the first gang's members are no failovers
+  job.agreements.forEach((a) => {
+    const again = opened >= job.nodes;
+    if (a.transactions.open) opened++;
     const at = (kind) => a.story.find((line) => line.kind === kind)?.at;
     const who = `provider ${short(a.peer, 6, 4)}`;
     const tx = (name, kind, text, mark, more) => a.transactions[name] && lines.push({ at: at(kind) ?? a.opened ?? job.created, kind: mark, head: text, more: html`${more}<div><${Tx} hash=${a.transactions[name]} /></div>` });
-    tx('open', 'Opened', `${i ? 'Failover: funded again' : 'Funded'} on the chain`, 'info', `${money(a.deposit)} ${token.value} held for ${who}`);
+    tx('open', 'Opened', `${again ? 'Failover: funded again' : 'Funded'} on the chain`, 'info', `${money(a.deposit)} ${token.value} held for ${who}`);
     tx('challenge', 'Challenged', 'Challenged: prove that you live', 'warn', `${who} was silent`);
     tx('slash', 'Slashed', 'Slashed', 'bad', `${money(a.slashed)} ${token.value} of ${who}’s stake, ${money(a.to_victim)} of it to you`);
     tx('close', 'Closed', 'Closed on the chain', 'good', `${money(a.paid)} ${token.value} paid, ${money(a.refunded)} refunded${a.ending !== 'none' ? ` (${ENDINGS[a.ending] || a.ending})` : ''}`);
@@ -255,7 +258,8 @@ function Results({ job }) {
 
 function Agreements({ job, now }) {
   if (!job.agreements.length) return null;
-  return html`<${Panel} flush title="Agreements" side=${job.agreements.length > 1 && html`<span class="chip warn">${plural(job.agreements.length - 1, 'failover')}</span>`}>
+  const failovers = Math.ceil(job.agreements.filter((a) => a.transactions.open).length / job.nodes) - 1;
+  return html`<${Panel} flush title="Agreements" side=${failovers > 0 && html`<span class="chip warn">${plural(failovers, 'failover')}</span>`}>
     <div class="scroll" tabindex="0" role="region" aria-label="Agreements"><table><thead><tr><th>Agreement</th><th>Provider</th><th>Phase</th><th class="num">Price</th><th class="num">Held</th><th class="num">Ran</th><th class="num">Promised</th><th class="num">Paid</th><th class="num">Refunded</th><th class="num">Slashed</th></tr></thead>
     <tbody>${job.agreements.map((a) => html`<tr key=${a.id}><td><code title=${a.id}>${short(a.id, 8, 4)}</code></td><td><code title=${a.peer}>${short(a.peer, 6, 4)}</code></td>
       <td><span class=${`chip ${{ running: 'accent', settled: 'good', slashed: 'bad', closing: 'warn' }[a.phase] || ''}`}>${a.phase}</span>${a.ending !== 'none' && html` <span class="soft small">${ENDINGS[a.ending] || a.ending}</span>`}</td>

@@ -152,7 +152,7 @@ function Nothing({ all, filters, set }) {
 }
 
 const BLOCK = 8;
-const small = matchMedia('(max-width: 820px)');
+const small = matchMedia('(max-width: 864px)');
 function Table({ rows, sort, total, onSort, query }) {
   const body = useRef();
   const [block, setBlock] = useState(0); // drawn in blocks, so that most frames of a scroll draw nothing

@@ -133,7 +133,7 @@ function Estimate({ plan }) {
       ['Result ready in', `${span(e.ready_s)}, of which ${span(e.run_s)} run${e.is_guess ? ' (a guess: the file gives no estimate)' : ''}`],
       ['Held in the escrow', html`<strong>${money(plan.held)} ${token}</strong> <span class="soft">for the whole ${span(plan.max_duration_s)} and a bond</span>`],
       ['Comes back, if as expected', `${money(plan.refundable)} ${token.value}`],
-    ]} />` : html`<p class="soft">${plan.waiting || 'No offer fits now.'}</p>`}
+    ]} />` : html`<p class="soft sentence">${plan.waiting || 'No offer fits now.'}</p>`}
     <p class="soft small">Never more than ${money(plan.max_hold)} ${token}: ${money(plan.max_hourly_cost)} an hour for ${span(plan.max_duration_s)}.</p><//>`;
 }
 
