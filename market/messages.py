@@ -197,10 +197,7 @@ class Pay:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Direct, requester to provider: are you there, and what is the newest beat?
-
-    Answered with `Beat`, or `Done` before there is one.
-    """
+    """Direct, requester to provider: are you there? Answered by the newest `Beat`, or `Done`."""
 
     agreement: Hash
 

@@ -23,7 +23,7 @@ from node.cli.town import DEPOSIT, STAKE, Member, Town, open_town
 pytestmark = [pytest.mark.slow, pytest.mark.chain, pytest.mark.sandbox]
 
 HERE = Path(__file__).resolve().parent
-PATIENCE_S = 90.0  # the machine may be busy with other things
+PATIENCE_S = 180.0  # the machine may be busy with other things
 PRICE = 3_600_000  # base units an hour: a thousand a second
 FAR_PRICE = 7_200_000  # the peer's own: more than it pays itself
 FUNDS = 50_000_000  # what it deposits as a requester
