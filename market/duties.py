@@ -15,8 +15,6 @@ from market.escrow import (
     Answer,
     ChainOrder,
     Challenge,
-    Claim,
-    ClaimOffline,
     Extend,
     Finalize,
     Open,
@@ -35,7 +33,8 @@ from market.limits import (
 from market.messages import NO_MORE_WORK, Beat, Pay, Report, WorkState
 from market.terms import Artifact, Extension
 from market.units import UnixTime
-from market.voucher import deposit_for, offline_worth, owed, paid_up
+from market.unvouched import unvouched
+from market.voucher import deposit_for, owed, paid_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +329,7 @@ def _provider_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     begun = a.closing_deadline_s > 0
     if begun and now > a.closing_deadline_s + CHAIN_LAG_S:
         yield Submit(a.id, Finalize(a.terms))
-    elif (order := _unvouched(a)) is not None:
+    elif (order := unvouched(a)) is not None:
         yield Submit(a.id, order)
     elif begun and a.closing_by_provider:
         return
@@ -338,25 +337,6 @@ def _provider_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
         yield Submit(a.id, Settle(a.terms, a.pay.voucher, a.pay.signature))
     elif not begun:
         yield Submit(a.id, ProviderClose(a.terms))
-
-
-def _unvouched(a: Agreement) -> ChainOrder | None:
-    """What is still to be drawn for seconds that were metered while the requester said nothing.
-
-    The vouchers come first, for the allowance counts from them. None: nothing, or not any more.
-    """
-    if a.beat is None or a.last_said or a.refusals >= REFUSALS_MAX:
-        return None
-    beat = a.beat.heartbeat
-    by_requester = a.closing_deadline_s and not a.closing_by_provider
-    if by_requester and beat.at_s > a.closing_deadline_s - a.terms.timing.claim_window_s:
-        return None  # metered after the requester had ended it
-    metered_s = min(beat.metered_s, max(0, beat.at_s - a.opened_at_s))
-    if offline_worth(a.extended, a.promised, metered_s) <= max(a.promised, a.paid):
-        return None
-    if a.pay is not None and a.paid < a.promised:
-        return Claim(a.terms, a.pay.voucher, a.pay.signature)
-    return ClaimOffline(a.terms, beat, a.beat.signature)
 
 
 def _requester(a: Agreement, now: UnixTime) -> Iterator[Duty]:
