@@ -33,6 +33,7 @@ from market.limits import (
 from market.messages import NO_MORE_WORK, Beat, Pay, Report, WorkState
 from market.terms import Artifact, Extension
 from market.units import UnixTime
+from market.unvouched import unvouched
 from market.voucher import deposit_for, owed, paid_up
 
 
@@ -328,6 +329,8 @@ def _provider_ending(a: Agreement, now: UnixTime) -> Iterator[Duty]:
     begun = a.closing_deadline_s > 0
     if begun and now > a.closing_deadline_s + CHAIN_LAG_S:
         yield Submit(a.id, Finalize(a.terms))
+    elif (order := unvouched(a)) is not None:
+        yield Submit(a.id, order)
     elif begun and a.closing_by_provider:
         return
     elif a.pay is not None:

@@ -52,6 +52,15 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimOffline:
+    """Draw what the heartbeat metered and no voucher covers, within the terms' allowance."""
+
+    terms: Terms
+    heartbeat: Heartbeat
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Settle:
     """Provider: end with this voucher; at once if it is the last, else after the window."""
 
@@ -122,6 +131,7 @@ ChainOrder = (
     | OpenMany
     | Extend
     | Claim
+    | ClaimOffline
     | Settle
     | CloseSigned
     | RequesterClose

@@ -30,6 +30,14 @@ def seconds_covered(terms: Terms, amount: int) -> int:
     return min(((amount + 1) * HOUR_S - 1) // rate, terms.timing.duration_s)
 
 
+def offline_worth(terms: Terms, vouched: int, metered_s: int) -> int:
+    """What a heartbeat may draw in all beside vouchers for `vouched`: the contract's arithmetic.
+
+    Metered seconds, but at most the terms' allowance beyond what is vouched for; rounded down.
+    """
+    return min(owed(terms, metered_s), vouched + owed(terms, terms.timing.offline_allowance_s))
+
+
 def deposit_for(price_per_hour: int, units: int, duration_s: int) -> int:
     """The deposit that covers the whole duration: rounded up (for the provider)."""
     return -(-price_per_hour * units * duration_s // HOUR_S)

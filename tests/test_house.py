@@ -64,6 +64,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("market.simulate.planners",),
     # market, agreements and jobs
     ("market.agreement",),
+    ("market.unvouched",),
     ("market.events", "market.duties", "market.job"),
     ("market.apply", "market.job_apply", "market.job_duties", "market.moving", "market.spec"),
     ("market.jobschema",),

@@ -25,6 +25,7 @@ from market.escrow import (
     Challenged,
     Claim,
     Claimed,
+    ClaimOffline,
     Closed,
     CloseSigned,
     Closing,
@@ -288,6 +289,24 @@ async def test_a_voucher_pays_what_has_accrued_and_no_more(world: ChainWorld) ->
     assert names(facts)[:2] == ["Opened", "Claimed"]
     assert (await world.provider.account()).free >= FUNDS - STAKE + 10 * PER_SECOND
     assert (await world.provider.account()).free < FUNDS - STAKE + DEPOSIT
+
+
+async def test_seconds_without_a_voucher_are_claimed_on_a_heartbeat(world: ChainWorld) -> None:
+    terms = await world.opened()
+    await world.pass_time(60)
+    await world.provider.chain.submit(Claim(terms, *world.voucher(terms, 10 * PER_SECOND)))
+    facts = await world.story(terms, Claimed)
+    assert isinstance(facts[0], Opened)
+    beat = Heartbeat(world.id(terms), 9, facts[0].at_s + 40, 40, 0, bytes(32))
+    named = heartbeat_digest(beat, world.provider.chain.info.domain)
+    forged = ClaimOffline(terms, beat, world.requester.signer.sign_digest(named))
+    assert await refused(world.provider, forged) == "Escrow_BadSignature"
+    claim = ClaimOffline(terms, beat, world.provider.signer.sign_digest(named))
+    await world.provider.chain.submit(claim)
+    assert await refused(world.provider, claim) == "Escrow_NothingToClaim"
+    allowed_s = min(30, terms.timing.offline_allowance_s)
+    worth = (10 + allowed_s) * PER_SECOND
+    assert (await world.provider.account()).free == FUNDS - STAKE + worth
 
 
 async def test_the_last_voucher_settles_at_once(world: ChainWorld) -> None:

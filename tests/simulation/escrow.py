@@ -22,6 +22,7 @@ from market.escrow import (
     Challenged,
     Claim,
     Claimed,
+    ClaimOffline,
     Closed,
     CloseSigned,
     Closing,
@@ -75,6 +76,7 @@ class OnChain:
     opened_at: int
     deadline: int
     paid: int = 0
+    offline: int = 0  # of that, on heartbeats alone
     nonce: int = 0
     bonded: bool = True
     extra_deposit: int = 0
@@ -201,6 +203,8 @@ class Ledger:
                     self._open(one)
             case Extend():
                 self._extend(id_, order)
+            case ClaimOffline():
+                self._claim_offline(id_, order)
             case Claim() | Settle() | CloseSigned() | RequesterClose() | ProviderClose():
                 self._perform_end(id_, order)
             case Finalize():
@@ -321,19 +325,40 @@ class Ledger:
         if by not in (p.requester_signer, p.requester):
             raise refuse("BadSignature")
         payable = min(voucher.amount, self._payable(one))
-        if payable <= one.paid:
-            return False
-        self._pay(id_, payable)
-        return True
+        if payable > one.paid:
+            self._pay(id_, payable)
+            return True
+        if payable > one.paid - one.offline:
+            self._pay(id_, one.paid, one.paid - payable)
+            return True
+        return False
+
+    def _claim_offline(self, id_: bytes, order: ClaimOffline) -> None:
+        one, beat = self._alive(id_), order.heartbeat
+        self._names(beat.agreement, id_)
+        p, timing = one.terms.parties, one.terms.timing
+        by = self._signer(heartbeat_digest(beat, self.domain), order.signature)
+        if by not in (p.provider_signer, p.provider):
+            raise refuse("BadSignature")
+        closed = one.status is Status.CLOSING_BY_REQUESTER
+        if beat.at_s > (one.deadline - timing.claim_window_s if closed else self._at):
+            raise refuse("TooLate")
+        vouched = one.paid - one.offline
+        metered_s = min(beat.metered_s, max(0, beat.at_s - one.opened_at))
+        most = vouched + accrued(one.terms, timing.offline_allowance_s)
+        paid = min(accrued(one.terms, metered_s), most, self._payable(one))
+        if paid <= one.paid:
+            raise refuse("NothingToClaim")
+        self._pay(id_, paid, paid - vouched)
 
     def _payable(self, one: OnChain) -> int:
         elapsed = min(self._at, one.end) - one.opened_at
         return min(one.deposit, accrued(one.terms, elapsed))
 
-    def _pay(self, id_: bytes, paid: int) -> None:
+    def _pay(self, id_: bytes, paid: int, offline: int = 0) -> None:
         one = self.live[id_]
         self._credit(one.terms.parties.provider, paid - one.paid)
-        self._change(id_, paid=paid)
+        self._change(id_, paid=paid, offline=offline)
         self._say(Claimed(id_, paid, self._tx))
 
     def _close_by_provider(self, id_: bytes) -> None:

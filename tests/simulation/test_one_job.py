@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from market.agreement import Phase
+from market.agreement import Ending, Phase
 from market.job import JobState
 from tests.simulation.world import MILLION, open_world
 
@@ -76,3 +76,25 @@ async def _tale(seed: int) -> str:
 def test_a_seed_tells_the_same_tale_again() -> None:
     tales = {trio.run(_tale, 3, clock=MockClock(autojump_threshold=0)) for _ in range(3)}
     assert len(tales) == 1
+
+
+async def test_who_works_for_a_requester_that_went_away_is_paid_its_allowance(
+    autojump_clock: MockClock,
+) -> None:
+    async with open_world(3) as world:
+        seller, buyer = world.add("seller", units=1, price=MILLION), world.add("buyer")
+        await seller.start()
+        await buyer.start()
+        await trio.sleep(10)
+        await world.submit(buyer, "work 500")
+        await trio.sleep(20)
+        (held,) = world.requesters_agreements(buyer)
+        assert held["phase"] == Phase.RUNNING.value
+        await buyer.power_cut()
+        await world.until_settled(600)
+        world.check_money()
+        (a,) = seller.journal_agreements()
+        assert (a.phase, a.ending) == (Phase.SETTLED, Ending.UNPAID)
+        allowance = MILLION * a.terms.timing.offline_allowance_s // 3600
+        assert a.paid == world.ledger.free[seller.wallet] == a.promised + allowance
+        assert world.ledger.burned == 0

@@ -39,6 +39,8 @@ from market.escrow import (
     Answered,
     Challenge,
     Challenged,
+    Claim,
+    ClaimOffline,
     Closing,
     Finalize,
     Open,
@@ -64,6 +66,7 @@ from market.events import (
     Scrubbed,
     Staged,
     StopAsked,
+    Ticked,
 )
 from market.limits import CHAIN_LAG_S, PAY_AHEAD_S, REFUSALS_MAX
 from market.messages import WorkState
@@ -320,3 +323,43 @@ def test_a_refused_order_is_given_ever_more_rarely(refusals: int, pace: float) -
     side = replace(closing(Ending.FINISHED), refusals=refusals)
     assert pace_s(Submit(ID, RequesterClose(side.terms)), side) == pace
     assert pace_s(Look(ID), side) == 5.0
+
+
+# Seconds that nobody promised to pay.
+
+
+def unpaid(metered_s: int, promised: int, **changes: object) -> Agreement:
+    """A provider that stopped for want of vouchers, its last heartbeat so many seconds in."""
+    working = beaten(running_provider(metered_s), 1, metered_s=metered_s, at_s=OPENED_S + metered_s)
+    working = paid(working, promised) if promised else working
+    stopped = told(working, Ticked(), now=at(metered_s + 1))
+    ended = told(stopped, Halted(), Collected(()), Ticked(), now=at(metered_s + 2))
+    assert (ended.phase, ended.ending) == (Phase.CLOSING, Ending.UNPAID)
+    return replace(ended, **changes)
+
+
+@pytest.mark.parametrize(
+    ("promised", "claimed", "order"),
+    [
+        (0, 0, ClaimOffline),  # nothing was promised at all
+        (0, 15, ProviderClose),  # the allowance is drawn
+        (100, 0, Claim),  # what was promised comes first
+        (100, 100, ClaimOffline),
+        (100, 115, Settle),
+    ],
+)
+def test_what_was_metered_is_drawn_before_the_end(promised: int, claimed: int, order: type) -> None:
+    ended = unpaid(promised + 40, promised, paid=claimed)
+    assert orders(ended, 200)[-1] is order
+
+
+def test_what_is_refused_again_and_again_is_let_go() -> None:
+    assert orders(unpaid(40, 0, refusals=REFUSALS_MAX), 200)[-1] is ProviderClose
+
+
+def test_what_was_metered_after_the_requester_ended_it_is_not_drawn() -> None:
+    window_s = running_provider().terms.timing.claim_window_s
+    late = unpaid(140, 100, paid=100, closing_deadline_s=OPENED_S + 139 + window_s)
+    assert orders(late, 200)[-1] is Settle
+    early = unpaid(140, 100, paid=100, closing_deadline_s=OPENED_S + 140 + window_s)
+    assert orders(early, 200)[-1] is ClaimOffline

@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market.terms import Money, Terms
-from market.voucher import SlashSplit, deposit_for, owed, paid_up, seconds_covered, slash_split
+from market.voucher import (
+    SlashSplit,
+    deposit_for,
+    offline_worth,
+    owed,
+    paid_up,
+    seconds_covered,
+    slash_split,
+)
 from tests.samples import terms
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "money.json").read_text())
@@ -116,3 +124,12 @@ def test_a_slash_loses_nothing(collateral: int, slash: int, share: int) -> None:
     split = slash_split(money)
     assert split.to_victim + split.burned + split.returned == collateral
     assert min(split.to_victim, split.burned, split.returned) >= 0
+
+
+def test_a_heartbeat_draws_no_more_than_the_allowance_beyond_vouchers() -> None:
+    assert terms().timing.offline_allowance_s == 15
+    assert offline_worth(terms(), 0, 10) == 10
+    assert offline_worth(terms(), 0, 40) == 15
+    assert offline_worth(terms(), 100, 110) == 110
+    assert offline_worth(terms(), 100, 140) == 115
+    assert offline_worth(terms(), 595, 10_000) == 600, "the deposit is all there is"

@@ -6,7 +6,7 @@ import functools
 import json
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from eth_utils.abi import collapse_if_tuple
 from web3 import Web3
@@ -16,6 +16,7 @@ from market.escrow import (
     ChainOrder,
     Challenge,
     Claim,
+    ClaimOffline,
     CloseSigned,
     Extend,
     Finalize,
@@ -113,6 +114,13 @@ def _settlement(s: Settlement) -> tuple[Any, ...]:
     return (s.agreement, s.paid, s.slashed)
 
 
+_BARE: Final = {
+    RequesterClose: "requesterClose", ProviderClose: "providerClose", Finalize: "finalize",
+    Slash: "slash",
+}  # fmt: skip
+"""Orders that say nothing but which agreement is meant."""
+
+
 def calldata(order: ChainOrder) -> str:
     """An order as the escrow's calldata, in hex."""
     terms = terms_tuple(order.terms)
@@ -129,19 +137,15 @@ def calldata(order: ChainOrder) -> str:
             return call("Escrow", "open", terms, requester, provider)
         case Claim(voucher=voucher, signature=signature):
             return call("Escrow", "claim", terms, _voucher(voucher), signature)
+        case ClaimOffline(heartbeat=heartbeat, signature=signature):
+            return call("Escrow", "claimOffline", terms, _heartbeat(heartbeat), signature)
         case Settle(voucher=voucher, signature=signature):
             return call("Escrow", "settle", terms, _voucher(voucher), signature)
         case CloseSigned(settlement=settlement, requester_signature=r, provider_signature=p):
             return call("Escrow", "closeSigned", terms, _settlement(settlement), r, p)
-        case RequesterClose():
-            return call("Escrow", "requesterClose", terms)
-        case ProviderClose():
-            return call("Escrow", "providerClose", terms)
-        case Finalize():
-            return call("Escrow", "finalize", terms)
+        case RequesterClose() | ProviderClose() | Finalize() | Slash():
+            return call("Escrow", _BARE[type(order)], terms)
         case Challenge(voucher=voucher, signature=signature, nonce=nonce):
             return call("Escrow", "challenge", terms, _voucher(voucher), signature, nonce)
         case Answer(heartbeat=heartbeat, signature=signature):
             return call("Escrow", "answer", terms, _heartbeat(heartbeat), signature)
-        case Slash():
-            return call("Escrow", "slash", terms)

@@ -21,6 +21,7 @@ from market.escrow import (
     ChainOrder,
     Challenge,
     Claim,
+    ClaimOffline,
     CloseSigned,
     Extend,
     Finalize,
@@ -126,7 +127,7 @@ class Walk:
         return voucher, self.signed(voucher_digest(voucher, self.domain), 0, 2)
 
     def order(self) -> ChainOrder:
-        dice, kind = self.dice, self.dice.randrange(13)
+        dice, kind = self.dice, self.dice.randrange(15)
         if kind == 0 or not self.terms:
             return self.opening()
         if kind == 1:
@@ -165,6 +166,11 @@ class Walk:
             case 11:
                 beat = Heartbeat(id_, 1, self.at, 1, nonce, bytes(32))
                 return Answer(terms, beat, self.signed(heartbeat_digest(beat, self.domain), 1, 3))
+            case 12 | 13:
+                at_s = self.at - dice.choice((-2, 0, 1, 30))
+                beat = Heartbeat(id_, 2, at_s, dice.randrange(200), 0, bytes(32))
+                named = heartbeat_digest(beat, self.domain)
+                return ClaimOffline(terms, beat, self.signed(named, 1, 3))
             case _:
                 return Slash(terms)
 
