@@ -18,6 +18,7 @@ GROUPS = {
     "tests/services": "machine",
     "tests/browser": "screen",
     "tests/cli/test_newcomers.py": "screen",
+    "tests/cli/test_listing.py": "screen",
 }
 BY_FILE = ("tests/adapters", "tests/cli")  # their fixtures are dear: a file stays together
 

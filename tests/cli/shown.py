@@ -39,7 +39,7 @@ APART: Final = ("souk provider doctor",)  # says where logs go, which this proce
 RUN: Final = {
     "souk provider doctor": (PROVIDER, "souk provider doctor"),
     "souk provider bench": (PROVIDER, "souk provider bench"),
-    "souk challenge PEER": (REQUESTER, "souk challenge $(OFFER)"),
+    "souk challenge PEER": (REQUESTER, "until souk challenge $(OFFER); do sleep 1; done"),
     "souk provider earnings": (PROVIDER, "souk provider earnings"),
     "souk status --json": (REQUESTER, "souk status --json"),
     "souk explain job.yaml": (REQUESTER, "souk explain job.yaml"),
