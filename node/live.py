@@ -23,6 +23,7 @@ from node.adapters.ethereum.settings import ChainConfig
 from node.adapters.keystore.signer import load_or_create
 from node.adapters.libp2p.host import NetworkConfig
 from node.adapters.libp2p.network import run_network
+from node.adapters.oci.alone import alone
 from node.adapters.oci.driver import OciSandbox
 from node.adapters.oci.settings import OciSettings
 from node.adapters.outside.tcp import TcpOutside
@@ -90,6 +91,7 @@ async def open_node(config: Config, place: Place) -> AsyncIterator[Control]:
         sandbox: Sandbox = NoSandbox()
         if config.selling is not None:
             settings = place.sandbox or OciSettings(state_dir=data / "sandbox")
+            stack.enter_context(alone(settings))
             make = OciSandbox if settings.driver == "oci" else EngineSandbox
             # It may ask an engine over a socket, or wake what a killed node left asleep.
             sandbox = await trio.to_thread.run_sync(make, settings, blobs, devices)
