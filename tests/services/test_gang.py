@@ -144,7 +144,9 @@ async def _story(home: Path, registry: Registry, hosts: list[str]) -> None:
             assert seen["told"]["PET_MASTER_PORT"] == seen["told"]["MASTER_PORT"] == "29501"
             assert seen["told"]["GLOO_SOCKET_IFNAME"] == "souk0"
         for name in ("provider-1", "provider-2"):  # it went by the nodes, both ways
-            said = (stage.nodes[name].home / "node.log").read_text()
+            with trio.fail_after(60):  # it is said once the interface is let go
+                while "received" not in (said := (stage.nodes[name].home / "node.log").read_text()):
+                    await trio.sleep(0.2)
             for word in ("sent", "received"):
                 (count,) = re.findall(rf'"?{word}"?[=:]\s*(\d+)', said)
                 assert int(count) > COUNT * 8, said[-3000:]

@@ -181,8 +181,7 @@ class Cgroup:
         """Remove the emptied groups. A group that is still busy stays."""
         for controller in ("",) if self.v2 else (*_V1, "systemd", "unified"):
             directory = self._file(controller, "")
-            below = [entry for entry in directory.glob("**/") if entry != directory]
-            for each in (*sorted(below, reverse=True), directory):
+            for each in sorted(_tree(directory), reverse=True):
                 _remove(each)
 
 
@@ -194,6 +193,15 @@ def known(parent: str, root: Path = ROOT) -> frozenset[str]:
         with suppress(FileNotFoundError):  # also one that goes while it is read
             names.update(entry.name for entry in os.scandir(directory) if entry.is_dir())
     return frozenset(names)
+
+
+def _tree(directory: Path) -> list[Path]:
+    """It and all groups in it; none if it is gone, which somebody else may have seen to."""
+    try:
+        inside = [entry for entry in directory.iterdir() if entry.is_dir()]
+    except FileNotFoundError:
+        return []
+    return [directory, *(each for entry in inside for each in _tree(entry))]
 
 
 def send_signal(pid: int, number: int, path: str) -> None:
