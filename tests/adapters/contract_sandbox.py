@@ -402,6 +402,12 @@ CONTRACT: tuple[Law, ...] = (
 ALONE: tuple[Law, ...] = (
     an_unknown_job_is_absent,
     a_job_goes_from_prepared_to_exited,
+    a_job_outlives_a_restart_of_the_node,
+    a_paused_job_stands_still_and_is_not_metered,
+    a_node_of_a_gang_has_an_interface_and_nobody_else,
     a_scrubbed_job_was_never_there,
 )
-"""Those that look at everything the sandbox has; the others may be asked side by side."""
+"""Those that look at everything the sandbox has, or start the node again, which tidies up.
+
+The others may be asked side by side.
+"""
