@@ -10,14 +10,13 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import trio
 
-from tests.adapters.registry.server import Registry, serving
+from tests.adapters.registry.server import Registry
 from tests.bench.row import Row, row
-from tests.services.stage import Stage, open_stage
+from tests.services.stage import Stage, measuring_stage
 
 PAIR = Path(__file__).with_name("pair.py")
 TRIP_GOAL_MS = 50.0
@@ -37,13 +36,8 @@ max_duration: 10m
 async def rows(data: Path) -> list[Row]:
     """Measured now; `data` is not needed. Needs root, runc and anvil."""
     del data
-    registry = Registry()
-    with tempfile.TemporaryDirectory(prefix="gridsouk-bench-", dir="/var/tmp") as text:
-        home = Path(text)
-        with serving(registry):
-            end = f'[registries."{registry.host}"]\nprivate = true\ninsecure = true'
-            async with open_stage(home, registry, 2, {"end": end}) as stage:
-                ours = await _through(stage, home, registry)
+    async with measuring_stage(2) as (stage, home, registry):
+        ours = await _through(stage, home, registry)
     near = await trio.to_thread.run_sync(_beside)
     found = [
         row(f"gang, round trip, {part}", ours[part], "ms", (f"loopback TCP, {part}", near[part]),

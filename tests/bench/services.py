@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,9 +20,9 @@ from pathlib import Path
 
 import trio
 
-from tests.adapters.registry.server import Registry, serving
+from tests.adapters.registry.server import Registry
 from tests.bench.row import Row, row
-from tests.services.stage import ROOT, Stage, open_stage
+from tests.services.stage import ROOT, Stage, measuring_stage
 
 REQUESTS = 40
 TOKENS = 20
@@ -47,13 +46,8 @@ max_duration: 10m
 async def rows(data: Path) -> list[Row]:
     """Measured now; `data` is not needed. Needs root, runc and anvil."""
     del data
-    registry = Registry()
-    with tempfile.TemporaryDirectory(prefix="gridsouk-bench-", dir="/var/tmp") as text:
-        home = Path(text)
-        with serving(registry):
-            end = f'[registries."{registry.host}"]\nprivate = true\ninsecure = true'
-            async with open_stage(home, registry, 1, {"end": end}) as stage:
-                return await _measure(stage, home, registry)
+    async with measuring_stage(1) as (stage, home, registry):
+        return await _measure(stage, home, registry)
 
 
 async def _measure(stage: Stage, home: Path, registry: Registry) -> list[Row]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import trio
 
 from node.adapters.oci.base_image import build_base_image
 from node.cli.town import Member, open_town
-from tests.adapters.registry.server import Registry
+from tests.adapters.registry.server import Registry, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0  # the machine may be busy with other things
@@ -118,6 +119,17 @@ async def open_stage(
                 while len((await client.get("/api/offers")).json()) < providers:
                     await trio.sleep(0.2)
         yield stage
+
+
+@asynccontextmanager
+async def measuring_stage(providers: int) -> AsyncIterator[tuple[Stage, Path, Registry]]:
+    """A stage for a bench, with a home and a registry of its own."""
+    registry = Registry()
+    with tempfile.TemporaryDirectory(prefix="gridsouk-bench-", dir="/var/tmp") as text:
+        with serving(registry):
+            end = f'[registries."{registry.host}"]\nprivate = true\ninsecure = true'
+            async with open_stage(Path(text), registry, providers, {"end": end}) as stage:
+                yield stage, Path(text), registry
 
 
 def _image(home: Path, registry: Registry) -> None:
